@@ -1,0 +1,48 @@
+// What zmemd runs by: one INI file and its drop-ins, read once at start.
+// Not thread-safe: libeconf keeps static state, so load from one thread.
+// Never stops at the first mistake: every line that is not understood is reported, and then nothing
+// of the result may be used.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace zmem {
+
+inline constexpr char kDefaultConfigPath[] = "/etc/zmem/zmemd.conf";
+
+// Each field is set by the key of its name without the unit.
+struct Config {
+  // [pool]
+  unsigned max_pool_percent = 20;  // of RAM, 1 to 100
+  std::string compressor = "lz4";
+  bool same_filled_pages_enabled = true;
+  // [policy]
+  int64_t cold_age_ns = 30'000'000'000;
+  int64_t scan_interval_ns = 5'000'000'000;
+  uint64_t min_resident_bytes = uint64_t{16} << 20;
+};
+
+struct ConfigSource {
+  // Drop-ins are FILE.d/*.conf, in the order of their names; what is read later wins.
+  std::string file = kDefaultConfigPath;
+  // Whether a missing `file` is an error (it was named with --config) or means the defaults.
+  bool must_exist = false;
+  // What a percentage is taken of.
+  uint64_t ram_bytes = 0;
+  // The names that `compressor` may have: the codecs of this build.
+  std::vector<std::string> compressors;
+};
+
+struct LoadedConfig {
+  Config config;
+  // The files read, in order.
+  std::vector<std::string> files;
+  // One line each: file, line, what is wrong, what to write instead. Empty when all is well.
+  std::vector<std::string> errors;
+};
+
+LoadedConfig LoadConfig(const ConfigSource& source);
+
+}  // namespace zmem

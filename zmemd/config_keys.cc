@@ -1,0 +1,132 @@
+#include "zmemd/config_keys.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "libzmem/base/quantity.h"
+
+namespace zmem {
+namespace {
+
+// Scanning more often would cost more than it can gain.
+constexpr int64_t kMinScanIntervalNs = 10'000'000;
+
+// Puts what was parsed into `field`, or hands its error on.
+template <typename Value>
+absl::Status Store(absl::StatusOr<Value> parsed, Value& field) {
+  if (parsed.ok()) field = *std::move(parsed);
+  return parsed.status();
+}
+
+absl::Status SetMaxPoolPercent(absl::string_view value, const ConfigSource&, Config& config) {
+  unsigned percent = 0;
+  if (!absl::SimpleAtoi(absl::StripSuffix(value, "%"), &percent) || percent < 1 || percent > 100) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Quoted(value), " is not a whole percentage of RAM from 1 to 100"));
+  }
+  config.max_pool_percent = percent;
+  return absl::OkStatus();
+}
+
+absl::Status SetCompressor(absl::string_view value, const ConfigSource& source, Config& config) {
+  if (!absl::c_linear_search(source.compressors, value)) {
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(value),
+                                                   " is no compressor of this zmemd; it has ",
+                                                   absl::StrJoin(source.compressors, ", ")));
+  }
+  config.compressor = std::string(value);
+  return absl::OkStatus();
+}
+
+absl::Status SetSameFilled(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseBool(value), config.same_filled_pages_enabled);
+}
+
+absl::Status SetColdAge(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseDurationNs(value), config.cold_age_ns);
+}
+
+absl::Status SetScanInterval(absl::string_view value, const ConfigSource&, Config& config) {
+  absl::StatusOr<int64_t> interval_ns = ParseDurationNs(value);
+  if (interval_ns.ok() && *interval_ns < kMinScanIntervalNs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Quoted(value), " is too short; write 10ms or more"));
+  }
+  return Store(interval_ns, config.scan_interval_ns);
+}
+
+absl::Status SetMinResident(absl::string_view value, const ConfigSource& source, Config& config) {
+  return Store(ParseBytesOrPercent(value, source.ram_bytes), config.min_resident_bytes);
+}
+
+constexpr ConfigKey kKeys[] = {
+    {"pool", "max_pool_percent", SetMaxPoolPercent},
+    {"pool", "compressor", SetCompressor},
+    {"pool", "same_filled_pages_enabled", SetSameFilled},
+    {"policy", "cold_age", SetColdAge},
+    {"policy", "scan_interval", SetScanInterval},
+    {"policy", "min_resident", SetMinResident},
+};
+
+// How many letters must be inserted, deleted or replaced to make `b` of `a` (Levenshtein), case
+// aside. Keeps one row of the table at a time.
+size_t EditDistance(absl::string_view a, absl::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      size_t replaced = diagonal + (absl::ascii_tolower(a[i]) != absl::ascii_tolower(b[j]) ? 1 : 0);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+// The key whose `field` is nearest to `text`; the first of several.
+const ConfigKey& Nearest(absl::string_view text, absl::string_view ConfigKey::*field) {
+  return *absl::c_min_element(kKeys, [&](const ConfigKey& a, const ConfigKey& b) {
+    return EditDistance(text, a.*field) < EditDistance(text, b.*field);
+  });
+}
+
+}  // namespace
+
+const ConfigKey* FindConfigKey(absl::string_view section, absl::string_view name) {
+  for (const ConfigKey& key : kKeys) {
+    if (key.section == section && key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+bool IsConfigSection(absl::string_view section) {
+  return absl::c_any_of(kKeys, [&](const ConfigKey& key) { return key.section == section; });
+}
+
+std::string DescribeUnknownSection(absl::string_view section) {
+  return absl::StrCat("unknown section ", Quoted(section), "; the nearest is [",
+                      Nearest(section, &ConfigKey::section).section, "]");
+}
+
+std::string DescribeUnknownKey(absl::string_view section, absl::string_view name) {
+  const ConfigKey& nearest = Nearest(name, &ConfigKey::name);
+  if (nearest.name == name) {
+    return absl::StrCat(name,
+                        section.empty() ? " stands before any section" : " is in the wrong section",
+                        "; put it under [", nearest.section, "]");
+  }
+  return absl::StrCat("unknown key ", Quoted(name), "; the nearest is ", nearest.name, " in [",
+                      nearest.section, "]");
+}
+
+}  // namespace zmem

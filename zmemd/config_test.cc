@@ -1,0 +1,210 @@
+#include "zmemd/config.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace zmem {
+namespace {
+
+class ConfigTest : public testing::Test {
+ protected:
+  ConfigTest() {
+    std::filesystem::remove_all(directory_);
+    std::filesystem::create_directories(directory_);
+    source_.file = directory_ + "/zmemd.conf";
+    source_.must_exist = true;
+    source_.ram_bytes = uint64_t{8} << 30;
+    source_.compressors = {"lz4", "zstd"};
+  }
+
+  void Write(const std::string& name, absl::string_view text) {
+    std::filesystem::path path = directory_ + "/" + name;
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << text;
+  }
+
+  // The errors that the main file's `text` gives, without its directory.
+  std::vector<std::string> ErrorsOf(absl::string_view text) {
+    Write("zmemd.conf", text);
+    std::vector<std::string> errors;
+    for (const std::string& error : LoadConfig(source_).errors) {
+      EXPECT_TRUE(absl::StartsWith(error, directory_ + "/")) << error;
+      EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+      errors.push_back(error.substr(directory_.size() + 1));
+    }
+    return errors;
+  }
+
+  std::string directory_ = absl::StrCat(
+      testing::TempDir(), "/", testing::UnitTest::GetInstance()->current_test_info()->name());
+  ConfigSource source_;
+};
+
+using Lines = std::vector<std::string>;
+
+TEST_F(ConfigTest, ReadsEveryKey) {
+  Write("zmemd.conf",
+        "# zmemd\n[pool]\nmax_pool_percent = 35\n  ; a remark\ncompressor=\"zstd\"  # denser\n \n"
+        "same_filled_pages_enabled=no\r\n[policy]\ncold_age=90s\nscan_interval=250ms\n"
+        "min_resident=25%\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_EQ(loaded.config.max_pool_percent, 35u);
+  EXPECT_EQ(loaded.config.compressor, "zstd");
+  EXPECT_FALSE(loaded.config.same_filled_pages_enabled);
+  EXPECT_EQ(loaded.config.cold_age_ns, 90'000'000'000);
+  EXPECT_EQ(loaded.config.scan_interval_ns, 250'000'000);
+  EXPECT_EQ(loaded.config.min_resident_bytes, uint64_t{2} << 30);
+}
+
+TEST_F(ConfigTest, AnEmptyFileMeansTheDefaults) {
+  EXPECT_EQ(ErrorsOf(""), Lines{});
+  EXPECT_EQ(ErrorsOf("\n\n# nothing\n[pool]\n"), Lines{});
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.config.max_pool_percent, 20u);
+  EXPECT_EQ(loaded.config.compressor, "lz4");
+  EXPECT_TRUE(loaded.config.same_filled_pages_enabled);
+  EXPECT_EQ(loaded.config.cold_age_ns, 30'000'000'000);
+  EXPECT_EQ(loaded.config.scan_interval_ns, 5'000'000'000);
+  EXPECT_EQ(loaded.config.min_resident_bytes, uint64_t{16} << 20);
+}
+
+TEST_F(ConfigTest, AMissingFileIsAnErrorOnlyWhenItWasNamed) {
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{source_.file + ": cannot be read: No such file or directory"});
+  source_.must_exist = false;
+  loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_EQ(loaded.files, Lines{});
+}
+
+TEST_F(ConfigTest, DropInsOverrideInTheOrderOfTheirNames) {
+  Write("zmemd.conf", "[pool]\nmax_pool_percent=10\n[policy]\ncold_age=1s\n");
+  Write("zmemd.conf.d/20-b.conf", "[pool]\nmax_pool_percent=30\n");
+  Write("zmemd.conf.d/10-a.conf", "[pool]\nmax_pool_percent=40\ncompressor=zstd\n");
+  Write("zmemd.conf.d/30-c.conf.dpkg-old", "garbage\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_EQ(loaded.files.size(), 3u) << absl::StrJoin(loaded.files, " ");
+  EXPECT_EQ(loaded.config.max_pool_percent, 30u);
+  EXPECT_EQ(loaded.config.compressor, "zstd");
+  EXPECT_EQ(loaded.config.cold_age_ns, 1'000'000'000);
+}
+
+TEST_F(ConfigTest, DropInsCountWithoutAMainFile) {
+  source_.must_exist = false;
+  Write("zmemd.conf.d/a.conf", "[policy]\ncold_age=7s\n");
+  EXPECT_EQ(LoadConfig(source_).config.cold_age_ns, 7'000'000'000);
+}
+
+TEST_F(ConfigTest, EveryMistakeIsReportedWithItsLine) {
+  EXPECT_EQ(
+      ErrorsOf("cold_age=1s\n[pool]\nmax_pool_precent=20\ncold_age=1s\nmax_pool_percent=0\n"
+               "compressor=lz5\nsame_filled_pages_enabled=maybe\nlonely\n=5\n[polcy]\ncold=1\n"
+               "[policy]\ncold_age=30\nscan_interval=\nmin_resident=-1\n"),
+      (Lines{
+          "zmemd.conf:1: cold_age stands before any section; put it under [policy]",
+          "zmemd.conf:3: unknown key \"max_pool_precent\"; the nearest is max_pool_percent in "
+          "[pool]",
+          "zmemd.conf:4: cold_age is in the wrong section; put it under [policy]",
+          "zmemd.conf:5: max_pool_percent: \"0\" is not a whole percentage of RAM from 1 to 100",
+          "zmemd.conf:6: compressor: \"lz5\" is no compressor of this zmemd; it has lz4, zstd",
+          "zmemd.conf:7: same_filled_pages_enabled: \"maybe\" is not a switch; write yes or no",
+          "zmemd.conf:8: \"lonely\" is not of the form key=value",
+          "zmemd.conf:9: \"=5\" is not of the form key=value",
+          "zmemd.conf:10: unknown section \"polcy\"; the nearest is [policy]",
+          "zmemd.conf:13: cold_age: \"30\" is not a duration; write a whole number with ms, s, m "
+          "or h, such as 30s",
+          "zmemd.conf:14: scan_interval has no value",
+          "zmemd.conf:15: min_resident: \"-1\" is not a size; write a whole number with an "
+          "optional K, M, G or T, such as 16M, or 0% to 100%",
+      }));
+}
+
+TEST_F(ConfigTest, MistakesOfAllFilesAreReported) {
+  Write("zmemd.conf.d/a.conf", "[pool]\nx=1\n");
+  Write("zmemd.conf.d/b.conf", "[pool\n");
+  Lines errors = ErrorsOf("[pool]\nmax_pool_percent=101\n");
+  ASSERT_EQ(errors.size(), 3u) << absl::StrJoin(errors, "\n");
+  EXPECT_EQ(errors[2], "zmemd.conf.d/b.conf:1: \"[pool\" is not a section; write it as [name]");
+}
+
+TEST_F(ConfigTest, AKeySetTwiceInOneFileIsAMistake) {
+  EXPECT_EQ(ErrorsOf("[pool]\ncompressor=lz4\ncompressor=zstd\n"),
+            Lines{"zmemd.conf:3: \"compressor\" is set twice in this file; keep one"});
+  EXPECT_EQ(ErrorsOf("[pool]\ncompressor=lz4\n[policy]\n[pool]\ncompressor=zstd\n"),
+            Lines{"zmemd.conf:5: \"compressor\" is set twice in this file; keep one"});
+}
+
+TEST_F(ConfigTest, SectionHeadersThatAreNone) {
+  for (absl::string_view text : {"[", "[pool", "[pool] x", "[]x", "[po]ol]", "[ # ]"}) {
+    Lines errors = ErrorsOf(text);
+    ASSERT_EQ(errors.size(), 1u) << text;
+    EXPECT_TRUE(absl::StrContains(errors[0], "is not a section")) << errors[0];
+  }
+  EXPECT_EQ(ErrorsOf("[]\n"), Lines{"zmemd.conf:1: unknown section \"\"; the nearest is [pool]"});
+}
+
+TEST_F(ConfigTest, ScanningTooOftenIsRefused) {
+  EXPECT_EQ(ErrorsOf("[policy]\nscan_interval=0s\n"),
+            Lines{"zmemd.conf:2: scan_interval: \"0s\" is too short; write 10ms or more"});
+}
+
+TEST_F(ConfigTest, WhatIsNoRegularFileIsNotOpened) {
+  std::filesystem::create_directory(source_.file);
+  EXPECT_EQ(LoadConfig(source_).errors,
+            Lines{source_.file + ": is not a regular file; a configuration must be one"});
+  std::filesystem::remove(source_.file);
+  ASSERT_EQ(mkfifo(source_.file.c_str(), 0600), 0);  // opening it would block for ever
+  EXPECT_EQ(LoadConfig(source_).errors.size(), 1u);
+  std::filesystem::remove(source_.file);
+  std::filesystem::create_symlink(source_.file, source_.file);
+  EXPECT_EQ(LoadConfig(source_).errors,
+            Lines{source_.file + ": cannot be read: Too many levels of symbolic links"});
+}
+
+TEST_F(ConfigTest, AFileWhereTheDropInDirectoryBelongsIsReported) {
+  Write("zmemd.conf.d", "");
+  EXPECT_EQ(ErrorsOf(""), Lines{"zmemd.conf.d: cannot be listed for drop-ins: Not a directory"});
+}
+
+TEST_F(ConfigTest, HugeLinesAndFilesAreRefused) {
+  EXPECT_EQ(ErrorsOf(std::string(10 << 20, 'x')),
+            Lines{"zmemd.conf: has 10.00 MiB; a configuration may have 64.00 KiB"});
+  EXPECT_EQ(ErrorsOf(absl::StrCat("[pool]\nx=", std::string(9000, '1'), "\ncompressor=lz4\n")),
+            Lines{"zmemd.conf:2: is longer than 1000 bytes; is this a text file?"});
+}
+
+TEST_F(ConfigTest, TheNumberOfErrorsIsBounded) {
+  std::string text = "[pool]\n";
+  for (int i = 0; i < 5000; ++i) absl::StrAppend(&text, "k", i, "=1\n");
+  Lines errors = ErrorsOf(text);
+  EXPECT_EQ(errors.size(), 101u);
+  EXPECT_EQ(errors.back(), "zmemd.conf: has 4900 more errors; is it a configuration of zmemd?");
+}
+
+TEST_F(ConfigTest, NoJunkCrashesIt) {
+  constexpr unsigned kSeed = 20240607;
+  SCOPED_TRACE(absl::StrCat("seed ", kSeed));
+  std::mt19937 random(kSeed);
+  const std::string alphabet =
+      absl::StrCat("[]=#;\"\n\n \t\r", std::string("\0\x01\xff", 3), "ab1%");
+  for (int round = 0; round < 500; ++round) {
+    std::string text = round % 2 == 0 ? "[pool]\ncompressor=" : "";
+    for (size_t i = random() % 400; i > 0; --i) {
+      text += round % 3 == 0 ? static_cast<char>(random()) : alphabet[random() % alphabet.size()];
+    }
+    ErrorsOf(text);
+  }
+}
+
+}  // namespace
+}  // namespace zmem
