@@ -1,0 +1,90 @@
+#include "zmemd/control.h"
+
+#include <climits>
+
+#include "absl/strings/str_cat.h"
+#include "libzmem/base/quantity.h"
+#include "zmemd/json_fields.h"
+
+namespace zmem {
+namespace {
+
+using nlohmann::json;
+
+struct CommandInfo {
+  ControlCommand command;
+  absl::string_view name;
+  bool takes_pid;
+};
+
+constexpr CommandInfo kCommands[] = {
+    {ControlCommand::kStatus, "status", false}, {ControlCommand::kPs, "ps", false},
+    {ControlCommand::kShow, "show", true},      {ControlCommand::kEvict, "evict", true},
+    {ControlCommand::kDrain, "drain", true},    {ControlCommand::kVersion, "version", false},
+};
+
+const CommandInfo& InfoOf(ControlCommand command) {
+  for (const CommandInfo& info : kCommands) {
+    if (info.command == command) return info;
+  }
+  return kCommands[0];  // an enumerator that is not in the table; ParseControlRequest makes none
+}
+
+struct ExitCode {
+  int exit_code;
+  absl::StatusCode status_code;
+};
+
+constexpr ExitCode kExitCodes[] = {
+    {0, absl::StatusCode::kOk},          {2, absl::StatusCode::kInvalidArgument},
+    {3, absl::StatusCode::kNotFound},    {4, absl::StatusCode::kPermissionDenied},
+    {7, absl::StatusCode::kUnavailable},
+};
+
+}  // namespace
+
+absl::string_view ControlCommandName(ControlCommand command) { return InfoOf(command).name; }
+bool ControlCommandTakesPid(ControlCommand command) { return InfoOf(command).takes_pid; }
+
+int ControlExitCode(const absl::Status& status) {
+  for (const ExitCode& known : kExitCodes) {
+    if (known.status_code == status.code()) return known.exit_code;
+  }
+  return 1;
+}
+
+absl::Status ControlStatus(int64_t exit_code, absl::string_view message) {
+  for (const ExitCode& known : kExitCodes) {
+    if (known.exit_code == exit_code) return absl::Status(known.status_code, message);
+  }
+  return absl::UnknownError(message);
+}
+
+absl::StatusOr<ControlRequest> ParseControlRequest(absl::string_view packet) {
+  json parsed = json::parse(packet.begin(), packet.end(), nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat("not a request: ", Quoted(packet)));
+  }
+  int64_t schema = IntegerAt(parsed, "schema", -1);
+  if (schema != kControlSchema) {
+    return absl::InvalidArgumentError(absl::StrCat("zmemd speaks control schema ", kControlSchema,
+                                                   "; use the zmemctl that was installed with it"));
+  }
+  auto word = parsed.find("command");
+  if (word == parsed.end() || !word->is_string()) {
+    return absl::InvalidArgumentError("the request names no command");
+  }
+  const std::string& name = word->get_ref<const std::string&>();
+  for (const CommandInfo& info : kCommands) {
+    if (info.name != name) continue;
+    if (!info.takes_pid) return ControlRequest{info.command, 0};
+    int64_t pid = IntegerAt(parsed, "pid", 0);
+    if (pid < 1 || pid > INT_MAX) {
+      return absl::InvalidArgumentError(absl::StrCat(name, " needs the pid of a process"));
+    }
+    return ControlRequest{info.command, static_cast<pid_t>(pid)};
+  }
+  return absl::InvalidArgumentError(absl::StrCat("zmemd knows no command ", Quoted(name)));
+}
+
+}  // namespace zmem
