@@ -15,11 +15,18 @@ inline int64_t IntegerAt(const nlohmann::json& object, const char* key, int64_t 
   return field != object.end() && field->is_number_integer() ? field->get<int64_t>() : otherwise;
 }
 
-// As IntegerAt, for what cannot be negative; 0 when it is or is missing.
+// `value` if it is an integer that is not negative, else 0.
+inline uint64_t CountOf(const nlohmann::json& value) {
+  if (value.is_number_unsigned()) return value.get<uint64_t>();
+  if (!value.is_number_integer()) return 0;
+  auto number = value.get<int64_t>();
+  return number < 0 ? 0 : static_cast<uint64_t>(number);
+}
+
 inline uint64_t CountAt(const nlohmann::json& object, const char* key) {
   if (!object.is_object()) return 0;
   auto field = object.find(key);
-  return field != object.end() && field->is_number_unsigned() ? field->get<uint64_t>() : 0;
+  return field == object.end() ? 0 : CountOf(*field);
 }
 
 inline std::string StringAt(const nlohmann::json& object, const char* key,
