@@ -1,0 +1,291 @@
+#include "zmemd/tables.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "libzmem/base/page.h"
+#include "libzmem/base/quantity.h"
+#include "zmemd/json_fields.h"
+
+namespace zmem {
+namespace {
+
+using nlohmann::json;
+
+// A character of UTF-8 at the front of a text.
+struct Character {
+  uint32_t code = 0;
+  size_t bytes = 0;  // 0 when what is there is not UTF-8
+};
+
+Character FirstCharacter(absl::string_view text) {
+  auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x80) return {byte(0), 1};
+  size_t bytes = byte(0) >= 0xf0 ? 4 : byte(0) >= 0xe0 ? 3 : 2;
+  if (byte(0) < 0xc2 || byte(0) > 0xf4 || text.size() < bytes) return {};
+  uint32_t code = byte(0) & (0xff >> (bytes + 1));
+  for (size_t i = 1; i < bytes; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return {};
+    code = code << 6 | (byte(i) & 0x3f);
+  }
+  constexpr uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  bool surrogate = code >= 0xd800 && code <= 0xdfff;
+  if (code < kSmallest[bytes] || code > 0x10ffff || surrogate) return {};
+  return {code, bytes};
+}
+
+// Control characters (C0, DEL, C1), and those that take no place or turn the direction of text.
+bool IsUnseen(uint32_t code) {
+  return code < 0x20 || (code >= 0x7f && code <= 0xa0) || code == 0xad ||
+         (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202f) ||
+         (code >= 0x2060 && code <= 0x206f) || code == 0xfeff || code >= 0xe0000;
+}
+
+// How many places `text` takes, as far as each character takes one.
+size_t Width(absl::string_view text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
+// For a cell of a table: "412.3 MiB" as "412.3M", "3.31 µs" as "3.31µs".
+std::string Compact(absl::string_view quantity) {
+  return absl::StrReplaceAll(quantity, {{" ", ""}, {"iB", ""}});
+}
+std::string CompactBytes(const json& object, const char* key) {
+  return Compact(FormatBytes(CountAt(object, key)));
+}
+// "-" where nothing was measured yet.
+std::string CompactLatency(const json& latency_ns, const char* key) {
+  uint64_t ns = CountAt(latency_ns, key);
+  return ns == 0 ? "-" : Compact(FormatDuration(ns));
+}
+
+std::string Ratio(uint64_t original_bytes, uint64_t held_bytes) {
+  if (held_bytes == 0) return "-";
+  return absl::StrFormat("%.2f",
+                         static_cast<double>(original_bytes) / static_cast<double>(held_bytes));
+}
+
+std::string Percent(uint64_t part, uint64_t whole) {
+  if (whole == 0) return "-";
+  return absl::StrFormat("%.1f %%", 100.0 * static_cast<double>(part) / static_cast<double>(whole));
+}
+
+std::string Pages(uint64_t pages) {
+  return absl::StrCat(FormatCount(pages), pages == 1 ? " page" : " pages");
+}
+std::string PagesAndBytes(uint64_t pages) {
+  return absl::StrCat(Pages(pages), " (", FormatBytes(pages * kPageBytes), ")");
+}
+
+// Label and value, a line each, the values below one another.
+class Summary {
+ public:
+  void Add(std::string label, std::string value) {
+    width_ = std::max(width_, Width(label));
+    lines_.emplace_back(std::move(label), std::move(value));
+  }
+  std::string Render() const {
+    std::string text;
+    for (const auto& [label, value] : lines_) {
+      absl::StrAppend(&text, label, std::string(width_ - Width(label) + 2, ' '), value, "\n");
+    }
+    return text;
+  }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> lines_;
+  size_t width_ = 0;
+};
+
+// The parts of a latency object: "p50 3.31 µs, p99 10.20 µs, max 1.20 ms".
+std::string Latency(const json& latency_ns) {
+  std::string text;
+  for (const char* part : {"p50", "p99", "max"}) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", part, " ",
+                    FormatDuration(CountAt(latency_ns, part)));
+  }
+  return text;
+}
+
+// A field of any name: its suffix says the unit.
+std::string FieldText(absl::string_view key, const json& value) {
+  if (value.is_number_integer() && value >= 0) {
+    uint64_t number = CountOf(value);
+    if (absl::EndsWith(key, "_bytes")) return FormatBytes(number);
+    if (absl::EndsWith(key, "_ns")) return FormatDuration(number);
+    return key == "pid" ? absl::StrCat(number) : FormatCount(number);
+  }
+  if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
+  if (value.is_string()) return Printable(value.get_ref<const std::string&>());
+  if (absl::EndsWith(key, "latency_ns")) return Latency(value);
+  return Printable(value.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+std::string FieldLabel(absl::string_view key) {
+  if (!absl::ConsumeSuffix(&key, "_bytes")) absl::ConsumeSuffix(&key, "_ns");
+  return absl::StrReplaceAll(Printable(key), {{"_", " "}});
+}
+
+}  // namespace
+
+std::string Table::Render() const {
+  std::vector<size_t> widths;
+  for (const Column& column : columns_) widths.push_back(Width(column.title));
+  for (const auto& row : rows_) {
+    for (size_t i = 0; i < std::min(row.size(), widths.size()); ++i) {
+      widths[i] = std::max(widths[i], Width(row[i]));
+    }
+  }
+  std::string text;
+  auto append = [&](auto&& cell_at) {
+    std::string line;
+    for (size_t i = 0; i < columns_.size(); ++i) {
+      std::string cell = cell_at(i);
+      std::string blanks(widths[i] - Width(cell), ' ');
+      bool right = columns_[i].align == Align::kRight;
+      absl::StrAppend(&line, i == 0 ? "" : "  ", right ? blanks : "", cell, right ? "" : blanks);
+    }
+    absl::StrAppend(&text, absl::StripTrailingAsciiWhitespace(line), "\n");
+  };
+  append([&](size_t i) { return columns_[i].title; });
+  for (const auto& row : rows_) append([&](size_t i) { return i < row.size() ? row[i] : ""; });
+  return text;
+}
+
+std::string Printable(absl::string_view text) {
+  std::string printable;
+  while (!text.empty()) {
+    Character first = FirstCharacter(text);
+    size_t bytes = std::max<size_t>(first.bytes, 1);
+    bool seen = first.bytes > 0 && !IsUnseen(first.code);
+    for (char c : text.substr(0, bytes)) {
+      if (seen) {
+        printable += c;
+      } else {
+        absl::StrAppendFormat(&printable, "\\x%02x", static_cast<unsigned char>(c));
+      }
+    }
+    text.remove_prefix(bytes);
+  }
+  return printable;
+}
+
+std::string FormatCount(uint64_t count) {
+  std::string digits = absl::StrCat(count);
+  for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, 1, ',');
+  return digits;
+}
+
+std::string RenderStatus(const json& status) {
+  json pool = ObjectAt(status, "pool");
+  uint64_t held = CountAt(pool, "held_bytes");
+  uint64_t limit = CountAt(pool, "limit_bytes");
+  uint64_t original = CountAt(pool, "original_bytes");
+  auto processes = status.find("processes");
+  size_t managed = processes != status.end() && processes->is_array() ? processes->size() : 0;
+  Summary summary;
+  summary.Add("processes", managed == 0 ? "none managed" : absl::StrCat(managed, " managed"));
+  summary.Add("compressor", Printable(StringAt(pool, "compressor", "-")));
+  summary.Add("stored", absl::StrCat(FormatBytes(original), " of program memory in ",
+                                     FormatCount(CountAt(pool, "objects")), " objects"));
+  summary.Add("compressed", FormatBytes(CountAt(pool, "compressed_bytes")));
+  summary.Add("held", absl::StrCat(FormatBytes(held), ", ", Percent(held, limit),
+                                   " of the pool's limit of ", FormatBytes(limit)));
+  summary.Add("metadata", FormatBytes(CountAt(status, "metadata_bytes")));
+  summary.Add("ratio", absl::StrCat(Ratio(original, held), " (stored to held)"));
+  summary.Add("same-filled", PagesAndBytes(CountAt(pool, "same_filled_pages")));
+  summary.Add("faults", FormatCount(CountAt(status, "faults_total")));
+  summary.Add("fault latency", Latency(ObjectAt(status, "fault_latency_ns")));
+  return summary.Render();
+}
+
+std::string RenderProcesses(const json& processes) {
+  if (!processes.is_array() || processes.empty()) {
+    return "no managed process; start one with LD_PRELOAD=libzmem.so PROGRAM\n";
+  }
+  constexpr auto kLeft = Table::Align::kLeft;
+  Table table({{"PID"},
+               {"COMM", kLeft},
+               {"ALGORITHM", kLeft},
+               {"RSS"},
+               {"DATA"},
+               {"COMPR"},
+               {"TOTAL"},
+               {"RATIO"},
+               {"SAME"},
+               {"FAULTS"},
+               {"P50"},
+               {"P99"}});
+  for (const json& process : processes) {
+    json latency_ns = ObjectAt(process, "fault_latency_ns");
+    table.AddRow({absl::StrCat(CountAt(process, "pid")), Printable(StringAt(process, "comm", "-")),
+                  Printable(StringAt(process, "algorithm", "-")),
+                  CompactBytes(process, "resident_bytes"), CompactBytes(process, "original_bytes"),
+                  CompactBytes(process, "compressed_bytes"), CompactBytes(process, "held_bytes"),
+                  Ratio(CountAt(process, "original_bytes"), CountAt(process, "held_bytes")),
+                  absl::StrCat(CountAt(process, "same_filled_pages")),
+                  absl::StrCat(CountAt(process, "faults_total")), CompactLatency(latency_ns, "p50"),
+                  CompactLatency(latency_ns, "p99")});
+  }
+  return table.Render();
+}
+
+std::string RenderProcess(const json& process) {
+  // What a reader looks for comes first; whatever else the daemon tells follows.
+  constexpr const char* kFirst[] = {"pid",
+                                    "comm",
+                                    "state",
+                                    "algorithm",
+                                    "resident_bytes",
+                                    "original_bytes",
+                                    "compressed_bytes",
+                                    "held_bytes",
+                                    "stored_pages",
+                                    "staged_pages",
+                                    "same_filled_pages",
+                                    "faults_total",
+                                    "fault_latency_ns"};
+  Summary summary;
+  for (const char* key : kFirst) {
+    if (process.contains(key)) summary.Add(FieldLabel(key), FieldText(key, process[key]));
+    if (key == absl::string_view("held_bytes")) {
+      summary.Add("ratio",
+                  Ratio(CountAt(process, "original_bytes"), CountAt(process, "held_bytes")));
+    }
+  }
+  if (!process.is_object()) return summary.Render();
+  for (const auto& [key, value] : process.items()) {
+    if (std::find(std::begin(kFirst), std::end(kFirst), key) != std::end(kFirst)) continue;
+    summary.Add(FieldLabel(key), FieldText(key, value));
+  }
+  return summary.Render();
+}
+
+std::string RenderEvicted(pid_t pid, const json& result) {
+  return absl::StrCat(pid, ": ", PagesAndBytes(CountAt(result, "evicted_pages")), " taken out, ",
+                      FormatCount(CountAt(result, "skipped_pages")), " skipped; now ",
+                      FormatCount(CountAt(result, "stored_pages")), " stored, ",
+                      FormatCount(CountAt(result, "staged_pages")), " staged, ",
+                      FormatBytes(CountAt(result, "resident_bytes")), " resident\n");
+}
+
+std::string RenderDrained(pid_t pid, const json& result) {
+  return absl::StrCat(pid, ": ", PagesAndBytes(CountAt(result, "restored_pages")),
+                      " put back; it is no longer managed\n");
+}
+
+std::string RenderVersion(const json& version) {
+  return absl::StrCat("zmemd ", Printable(StringAt(version, "version", "of unknown version")),
+                      ", protocol ", IntegerAt(version, "protocol", 0), "\n");
+}
+
+}  // namespace zmem

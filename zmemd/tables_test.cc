@@ -1,0 +1,197 @@
+#include "zmemd/tables.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "zmemd/progress_bar.h"
+
+namespace zmem {
+namespace {
+
+using nlohmann::json;
+
+json Process() {
+  return json::parse(R"({
+    "pid": 1234, "comm": "redis-server", "state": "managed", "algorithm": "lz4",
+    "resident_bytes": 12582912, "stored_pages": 105548, "staged_pages": 12,
+    "original_bytes": 432327884, "compressed_bytes": 103190000, "held_bytes": 108210000,
+    "same_filled_pages": 1234, "faults_total": 12345,
+    "fault_latency_ns": {"p50": 3310, "p99": 10200, "max": 1204000}})");
+}
+
+TEST(Table, AlignsNumbersToTheRightAndWordsToTheLeft) {
+  Table table({{"N"}, {"NAME", Table::Align::kLeft}, {"X"}, {"LAST", Table::Align::kLeft}});
+  table.AddRow({"1234", "a", "3.31µs", "z"});
+  table.AddRow({"5", "longer", "1ns"});
+  EXPECT_EQ(table.Render(),
+            "   N  NAME         X  LAST\n"
+            "1234  a       3.31µs  z\n"
+            "   5  longer     1ns\n");
+}
+
+TEST(Printable, EscapesWhatCouldSteerATerminalOrMislead) {
+  EXPECT_EQ(Printable("redis-server"), "redis-server");
+  EXPECT_EQ(Printable("wörker 日本"), "wörker 日本");
+  EXPECT_EQ(Printable("a\x1b[31m\n\t\x7f"), "a\\x1b[31m\\x0a\\x09\\x7f");
+  EXPECT_EQ(Printable(absl::string_view("\0z", 2)), "\\x00z");
+  EXPECT_EQ(Printable("\u009b1m"), "\\xc2\\x9b1m");
+  EXPECT_EQ(Printable("\u202egnp"), "\\xe2\\x80\\xaegnp");
+  EXPECT_EQ(Printable("\u200b\ufeff"), "\\xe2\\x80\\x8b\\xef\\xbb\\xbf");
+}
+
+TEST(Printable, EscapesWhatIsNotUtf8) {
+  EXPECT_EQ(Printable("\xff\x80z"), "\\xff\\x80z");
+  EXPECT_EQ(Printable("\xc3"), "\\xc3");                             // cut short
+  EXPECT_EQ(Printable("\xc0\xaf"), "\\xc0\\xaf");                    // overlong
+  EXPECT_EQ(Printable("\xe0\x80\x9b"), "\\xe0\\x80\\x9b");           // overlong
+  EXPECT_EQ(Printable("\xed\xa0\x80"), "\\xed\\xa0\\x80");           // surrogate
+  EXPECT_EQ(Printable("\xf4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80");  // beyond Unicode
+}
+
+TEST(FormatCount, SeparatesThousands) {
+  EXPECT_EQ(FormatCount(0), "0");
+  EXPECT_EQ(FormatCount(999), "999");
+  EXPECT_EQ(FormatCount(1000), "1,000");
+  EXPECT_EQ(FormatCount(1234567), "1,234,567");
+}
+
+TEST(RenderProcesses, HasZramctlsColumns) {
+  json idle = {{"pid", 7}, {"comm", "evil\x1b[31m"}, {"algorithm", "lz4"}};
+  EXPECT_EQ(RenderProcesses(json::array({Process(), idle})),
+            " PID  COMM          ALGORITHM     RSS    DATA   COMPR   TOTAL  RATIO  SAME  FAULTS"
+            "     P50      P99\n"
+            "1234  redis-server  lz4        12.00M  412.3M  98.41M  103.2M   4.00  1234   12345"
+            "  3.31µs  10.20µs\n"
+            "   7  evil\\x1b[31m  lz4            0B      0B      0B      0B      -     0       0"
+            "       -        -\n");
+}
+
+TEST(RenderProcesses, SaysSoWhenThereAreNone) {
+  EXPECT_EQ(RenderProcesses(json::array()),
+            "no managed process; start one with LD_PRELOAD=libzmem.so PROGRAM\n");
+}
+
+TEST(RenderProcess, ShowsWhateverTheDaemonTells) {
+  json process = Process();
+  process["stall_budget_percent"] = 1.5;
+  process["cold_age_ns"] = 30'000'000'000;
+  process["ranges"] = {1, 2};
+  EXPECT_EQ(RenderProcess(process),
+            "pid                   1234\n"
+            "comm                  redis-server\n"
+            "state                 managed\n"
+            "algorithm             lz4\n"
+            "resident              12.00 MiB\n"
+            "original              412.3 MiB\n"
+            "compressed            98.41 MiB\n"
+            "held                  103.2 MiB\n"
+            "ratio                 4.00\n"
+            "stored pages          105,548\n"
+            "staged pages          12\n"
+            "same filled pages     1,234\n"
+            "faults total          12,345\n"
+            "fault latency         p50 3.31 µs, p99 10.20 µs, max 1.20 ms\n"
+            "cold age              30.00 s\n"
+            "ranges                [1,2]\n"
+            "stall budget percent  1.5\n");
+}
+
+TEST(RenderStatus, SumsUp) {
+  json status = json::parse(R"({"schema": 1,
+    "pool": {"compressor": "lz4", "held_bytes": 108210000, "compressed_bytes": 103190000,
+             "original_bytes": 432327884, "limit_bytes": 3350000000, "objects": 105548,
+             "same_filled_pages": 1234},
+    "metadata_bytes": 1290000, "faults_total": 12345,
+    "fault_latency_ns": {"p50": 3310, "p99": 10200, "max": 1204000}})");
+  status["processes"] = json::array({Process()});
+  EXPECT_EQ(RenderStatus(status),
+            "processes      1 managed\n"
+            "compressor     lz4\n"
+            "stored         412.3 MiB of program memory in 105,548 objects\n"
+            "compressed     98.41 MiB\n"
+            "held           103.2 MiB, 3.2 % of the pool's limit of 3.12 GiB\n"
+            "metadata       1.23 MiB\n"
+            "ratio          4.00 (stored to held)\n"
+            "same-filled    1,234 pages (4.82 MiB)\n"
+            "faults         12,345\n"
+            "fault latency  p50 3.31 µs, p99 10.20 µs, max 1.20 ms\n");
+}
+
+TEST(RenderResults, AreOneLine) {
+  json evicted = {{"evicted_pages", 98304},
+                  {"stored_pages", 98000},
+                  {"staged_pages", 304},
+                  {"resident_bytes", 12582912},
+                  {"skipped_pages", 128}};
+  EXPECT_EQ(RenderEvicted(7, evicted),
+            "7: 98,304 pages (384.0 MiB) taken out, 128 skipped; now 98,000 stored, 304 staged, "
+            "12.00 MiB resident\n");
+  EXPECT_EQ(RenderDrained(7, {{"restored_pages", 1}}),
+            "7: 1 page (4.00 KiB) put back; it is no longer managed\n");
+  EXPECT_EQ(RenderVersion({{"version", "0.1"}, {"protocol", 1}}), "zmemd 0.1, protocol 1\n");
+}
+
+TEST(Render, SurvivesAnswersOfAnyShape) {
+  const std::vector<json> odd = {
+      nullptr,
+      7,
+      "text",
+      true,
+      json::array(),
+      json::array({1, nullptr}),
+      json::object(),
+      json::parse(R"({"pid": -1, "comm": 7, "pool": [], "processes": {}, "held_bytes": "x",
+                      "resident_bytes": -5, "fault_latency_ns": 3, "version": {}})")};
+  for (const json& answer : odd) {
+    for (const std::string& text :
+         {RenderStatus(answer), RenderProcesses(answer), RenderProcess(answer),
+          RenderEvicted(1, answer), RenderDrained(1, answer), RenderVersion(answer)}) {
+      EXPECT_EQ(text.back(), '\n') << answer;
+    }
+  }
+}
+
+TEST(RenderProgress, FitsTheTerminal) {
+  ControlProgress progress{58'982, 131'072};
+  constexpr int64_t kTenSeconds = 10'000'000'000;
+  EXPECT_EQ(RenderProgress("evict 1234", progress, kTenSeconds, 80),
+            "evict 1234  [=========>             ]   44 %  58,982 of 131,072 pages, 12 s left");
+  for (size_t columns = 0; columns < 200; ++columns) {
+    EXPECT_LE(RenderProgress("evict 1234", progress, kTenSeconds, columns).size(), columns);
+  }
+  EXPECT_TRUE(absl::StrContains(RenderProgress("x", {0, 0}, 1, 80), "  0 %  0 of 0 pages"));
+  EXPECT_TRUE(absl::StrContains(RenderProgress("x", {9, 5}, 1, 80), "100 %  5 of 5 pages"));
+}
+
+TEST(ProgressBar, IsQuietForTwoSecondsThenDrawsAndWipesItself) {
+  FakeClock clock;
+  std::vector<std::string> written;
+  {
+    ProgressBar bar("evict 1", clock, 80,
+                    [&](absl::string_view bytes) { written.emplace_back(bytes); });
+    bar.Update({1, 10});
+    clock.Advance(1'999'000'000);
+    bar.Update({2, 10});
+    EXPECT_TRUE(written.empty());
+    clock.Advance(1'000'000);
+    bar.Update({3, 10});
+    bar.Update({4, 10});  // too soon to draw again
+    ASSERT_EQ(written.size(), 1u);
+    EXPECT_EQ(written[0].substr(0, 9), "\revict 1 ");
+  }
+  EXPECT_EQ(written.size(), 2u);
+  EXPECT_EQ(written.back(), "\r\x1b[K");
+}
+
+TEST(ProgressBar, WritesNothingWhereThereIsNoTerminal) {
+  FakeClock clock;
+  ProgressBar bar("evict 1", clock, 0, nullptr);
+  clock.Advance(10'000'000'000);
+  bar.Update({1, 10});
+}
+
+}  // namespace
+}  // namespace zmem

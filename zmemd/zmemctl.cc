@@ -1,0 +1,158 @@
+// zmemctl: asks a running zmemd what it manages, and tells it to evict or to drain a process.
+// One request, one answer, one exit code. Changes nothing by itself.
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "libzmem/base/clock.h"
+#include "zmemd/control.h"
+#include "zmemd/progress_bar.h"
+#include "zmemd/tables.h"
+
+namespace zmem {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kExitUsage = 2;
+
+constexpr char kFooter[] =
+    "Examples:\n"
+    "  zmemctl status                   what the daemon holds, and how fast it gives it back\n"
+    "  zmemctl ps                       a line for each managed process\n"
+    "  zmemctl ps --json | jq '.[].pid' the same for programs\n"
+    "  zmemctl evict $(pidof myserver)  take out everything that may be taken, now\n"
+    "  zmemctl drain 1234               put everything back and stop managing it\n"
+    "\nSizes: K, M, G are powers of 1024. RATIO is DATA (bytes taken out) over TOTAL (bytes "
+    "held).\n"
+    "\nExit codes: 0 done, 1 failed, 2 usage, 3 unknown or unmanaged PID, 4 no permission,\n"
+    "7 no daemon.";
+
+struct Options {
+  std::string socket = kDefaultSocketPath;
+  bool json = false;
+  ControlRequest request;
+};
+
+// Prints one line on stderr and returns `exit_code`.
+int Fail(int exit_code, absl::string_view message) {
+  std::string line = absl::StrCat("zmemctl: ", Printable(message), "\n");
+  fwrite(line.data(), 1, line.size(), stderr);
+  return exit_code;
+}
+
+std::string CheckPid(const std::string& text) {
+  int pid = 0;
+  if (absl::SimpleAtoi(text, &pid) && pid > 0) return "";
+  return absl::StrCat("\"", text, "\" is not a process number");
+}
+
+void AddCommand(CLI::App& app, Options& options, ControlCommand command, const char* description) {
+  CLI::App* sub = app.add_subcommand(std::string(ControlCommandName(command)), description);
+  sub->callback([&options, command] { options.request.command = command; });
+  if (!ControlCommandTakesPid(command)) return;
+  sub->add_option("PID", options.request.pid, "Number of a managed process")
+      ->required()
+      ->check(CLI::Validator(CheckPid, ""));
+}
+
+void Define(CLI::App& app, Options& options) {
+  app.require_subcommand(0, 1);  // none is reported by Main, after an unknown word
+  app.fallthrough();             // --json and --socket after the command as well
+  app.footer(kFooter);
+  app.add_option("--socket", options.socket, "Where zmemd listens")
+      ->envname("ZMEM_SOCKET")
+      ->type_name("PATH")
+      ->capture_default_str();
+  app.add_flag("--json", options.json, "Print the answer as JSON");
+  AddCommand(app, options, ControlCommand::kStatus, "Show what the daemon holds, in total");
+  AddCommand(app, options, ControlCommand::kPs, "List the managed processes");
+  AddCommand(app, options, ControlCommand::kShow, "Show all about process PID");
+  AddCommand(app, options, ControlCommand::kEvict, "Take out all of PID that may be taken, now");
+  AddCommand(app, options, ControlCommand::kDrain, "Put everything back and stop managing PID");
+  AddCommand(app, options, ControlCommand::kVersion, "Show the daemon's version");
+}
+
+// How many places the terminal on stderr has; 0 when it is none.
+size_t TerminalColumns() {
+  if (isatty(STDERR_FILENO) == 0) return 0;
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+  return size.ws_col;
+}
+
+absl::StatusOr<json> Call(const Options& options) {
+  absl::StatusOr<UniqueFd> connection = ConnectControl(options.socket);
+  if (!connection.ok()) return connection.status();
+  size_t columns = TerminalColumns();
+  ProgressBar::Sink terminal;
+  if (columns > 0) {
+    terminal = [](absl::string_view bytes) { fwrite(bytes.data(), 1, bytes.size(), stderr); };
+  }
+  MonotonicClock clock;
+  ProgressBar bar(
+      absl::StrCat(ControlCommandName(options.request.command), " ", options.request.pid), clock,
+      columns, terminal);
+  return CallControl(connection->get(), options.request,
+                     [&bar](const ControlProgress& progress) { bar.Update(progress); });
+}
+
+std::string Render(const ControlRequest& request, const json& answer) {
+  switch (request.command) {
+    case ControlCommand::kStatus:
+      return RenderStatus(answer);
+    case ControlCommand::kPs:
+      return RenderProcesses(answer);
+    case ControlCommand::kShow:
+      return RenderProcess(answer);
+    case ControlCommand::kEvict:
+      return RenderEvicted(request.pid, answer);
+    case ControlCommand::kDrain:
+      return RenderDrained(request.pid, answer);
+    case ControlCommand::kVersion:
+      return RenderVersion(answer);
+  }
+  return "";
+}
+
+int Run(const Options& options) {
+  absl::StatusOr<json> answer = Call(options);
+  if (!answer.ok()) return Fail(ControlExitCode(answer.status()), answer.status().message());
+  std::string text = options.json ? answer->dump(2, ' ', /*ensure_ascii=*/true) + "\n"
+                                  : Render(options.request, *answer);
+  if (fwrite(text.data(), 1, text.size(), stdout) != text.size() || fflush(stdout) != 0) {
+    return Fail(1, absl::StrCat("cannot write the answer: ", strerror(errno)));
+  }
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Watches and steers zmemd, which keeps programs' cold memory compressed.",
+               "zmemctl");
+  Define(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    return Fail(kExitUsage, absl::StrCat(error.what(), "; see zmemctl --help"));
+  }
+  if (app.get_subcommands().empty()) {
+    return Fail(kExitUsage, "a command is missing, such as status; see zmemctl --help");
+  }
+  return Run(options);
+}
+
+}  // namespace
+}  // namespace zmem
+
+int main(int argc, char** argv) { return zmem::Main(argc, argv); }
