@@ -3,9 +3,7 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "libzmem/base/clock.h"

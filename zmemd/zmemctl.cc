@@ -5,10 +5,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
-#include <climits>
 #include <cstdio>
 #include <cstring>
-#include <iostream>
 #include <string>
 
 #include "absl/strings/numbers.h"
