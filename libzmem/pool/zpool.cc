@@ -84,9 +84,9 @@ class Zpool::Impl {
         slots_(static_cast<uint32_t>(objects_.reserved_bytes() >> kSpanSlotShift)),
         limit_bytes_(limit_bytes) {}
 
-  std::optional<ZHandle> Put(std::span<const std::byte> object) {
+  std::optional<ZHandle> Put(std::span<const std::byte> object, Limit limit) {
     ZMEM_CHECK(!object.empty() && object.size() <= kPageBytes);
-    std::optional<uint64_t> granule = TakeObject(object.size());
+    std::optional<uint64_t> granule = TakeObject(object.size(), limit);
     if (!granule) {
       limit_rejects_.fetch_add(1, std::memory_order_relaxed);
       return std::nullopt;
@@ -154,12 +154,12 @@ class Zpool::Impl {
   }
 
   // Reserves room for one object and returns its granule, or nullopt if there is none.
-  std::optional<uint64_t> TakeObject(size_t object_bytes) {
+  std::optional<uint64_t> TakeObject(size_t object_bytes, Limit limit) {
     size_t number = SizeClassOf(object_bytes);
     Class& own = classes_[number];
     MutexLock lock(own.mutex);
     uint32_t slot = FullestPartialLocked(own);
-    if (slot == kNoSlot) slot = NewSpan(number);
+    if (slot == kNoSlot) slot = NewSpan(number, limit);
     if (slot == kNoSlot) return std::nullopt;
     Span& span = SpanAt(slot);
     uint64_t slot_granule = uint64_t{slot} * kGranulesPerSlot;
@@ -228,10 +228,14 @@ class Zpool::Impl {
     (span.prev != kNoSlot ? SpanAt(span.prev).next : own.partial[group]) = span.next;
   }
 
-  // An empty span of class `number`, counted as held; kNoSlot at the limit.
-  uint32_t NewSpan(size_t number) {
+  // An empty span of class `number`, counted as held; kNoSlot if there is no room.
+  uint32_t NewSpan(size_t number, Limit limit) {
     uint64_t span_bytes = kSizeClassTable.classes[number].span_pages * kPageBytes;
-    if (!ReserveHeld(span_bytes)) return kNoSlot;
+    if (limit == Limit::kExceed) {
+      held_bytes_.fetch_add(span_bytes, std::memory_order_relaxed);
+    } else if (!ReserveHeld(span_bytes)) {
+      return kNoSlot;
+    }
     uint32_t slot = TakeSlot();
     if (slot == kNoSlot) {
       held_bytes_.fetch_sub(span_bytes, std::memory_order_relaxed);
@@ -318,7 +322,9 @@ absl::StatusOr<std::unique_ptr<Zpool>> Zpool::Create(const Options& options) {
 Zpool::Zpool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Zpool::~Zpool() = default;
 
-std::optional<ZHandle> Zpool::Put(std::span<const std::byte> object) { return impl_->Put(object); }
+std::optional<ZHandle> Zpool::Put(std::span<const std::byte> object, Limit limit) {
+  return impl_->Put(object, limit);
+}
 std::span<const std::byte> Zpool::Get(ZHandle handle, size_t object_bytes) const {
   return impl_->Get(handle, object_bytes);
 }

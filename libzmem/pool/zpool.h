@@ -53,10 +53,13 @@ class Zpool {
   static absl::StatusOr<std::unique_ptr<Zpool>> Create(const Options& options);
   ~Zpool();
 
+  // Whether Put may pass limit_bytes: only for bytes that have no other place to stay.
+  enum class Limit { kRespect, kExceed };
+
   // Copies `object` (1..kPageBytes bytes) into the pool.
   // Returns its handle, or nullopt when a new span would pass limit_bytes or finds no slot left in
   // reserved_bytes, which is counted.
-  std::optional<ZHandle> Put(std::span<const std::byte> object);
+  std::optional<ZHandle> Put(std::span<const std::byte> object, Limit limit = Limit::kRespect);
 
   // The bytes of a stored object; `object_bytes` is what was given to Put. They stay until Free.
   std::span<const std::byte> Get(ZHandle handle, size_t object_bytes) const;

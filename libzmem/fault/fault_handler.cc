@@ -1,0 +1,302 @@
+#include "libzmem/fault/fault_handler.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace zmem {
+namespace {
+
+alignas(kPageBytes) constexpr std::byte kZeroPage[kPageBytes] = {};
+
+// Rounds tried at once before a pause: a changing layout settles within microseconds as a rule.
+constexpr int kEagerRounds = 16;
+// Rounds of a drain without any progress after which what cannot be filled is given up: nothing is
+// mapped there any more, or its unmapping would have been told (a millisecond each).
+constexpr int kDrainPatience = 2000;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<FaultHandler>> FaultHandler::Create(std::shared_ptr<Process> process,
+                                                                   FaultObserver& observer,
+                                                                   const Clock& clock) {
+  UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_fd.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
+  return std::unique_ptr<FaultHandler>(
+      new FaultHandler(std::move(process), observer, clock, std::move(wake_fd)));
+}
+
+FaultHandler::FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer,
+                           const Clock& clock, UniqueFd wake_fd)
+    : process_(std::move(process)),
+      observer_(observer),
+      clock_(clock),
+      wake_fd_(std::move(wake_fd)),
+      restorer_(*process_),
+      events_(*process_, restorer_) {}
+
+void FaultHandler::Stop() {
+  stop_.store(true, std::memory_order_release);
+  eventfd_write(wake_fd_.get(), 1);
+}
+
+void FaultHandler::RequestDrain() {
+  draining_.store(true, std::memory_order_release);
+  eventfd_write(wake_fd_.get(), 1);
+}
+
+int FaultHandler::PollTimeoutMs() const {
+  bool work = pending_count_ > 0 || (draining_.load(std::memory_order_acquire) && !drained());
+  if (!work) return -1;
+  return fruitless_rounds_ < kEagerRounds ? 0 : 1;
+}
+
+void FaultHandler::Run() {
+  while (!stop_.load(std::memory_order_acquire)) {
+    pollfd fds[2] = {{process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
+    sys::Poll(fds, 2, PollTimeoutMs());
+    if ((fds[1].revents & POLLIN) != 0) {
+      eventfd_t ignored;
+      eventfd_read(wake_fd_.get(), &ignored);
+    }
+    if ((fds[0].revents & POLLERR) != 0) {
+      // The descriptor's flags are shared with the program, which has made it blocking.
+      fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
+    }
+    GateLock lock(process_->gate);
+    ServeMessages();
+    if (pending_count_ > 0) HandlePending();
+    if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
+    if (process_->gone.load(std::memory_order_acquire)) {
+      observer_.OnGone();
+      return;
+    }
+  }
+}
+
+void FaultHandler::ServeMessages() {
+  int count = process_->uffd.Read(messages_);
+  if (count <= 0) return;
+  int64_t read_ns = clock_.now_ns();
+  std::span<const uffd_msg> messages(messages_.data(), static_cast<size_t>(count));
+  // read() hands out faults before older events; an event that was read must be applied before a
+  // fault is looked up, or the fault would bring back what the program has just dropped.
+  for (const uffd_msg& message : messages) {
+    if (message.event != UFFD_EVENT_PAGEFAULT) ApplyEvent(message);
+  }
+  for (const uffd_msg& message : messages) {
+    if (message.event == UFFD_EVENT_PAGEFAULT) HandleFault(message, read_ns);
+  }
+}
+
+void FaultHandler::ApplyEvent(const uffd_msg& message) {
+  switch (message.event) {
+    case UFFD_EVENT_FORK: {
+      std::shared_ptr<Process> child =
+          events_.OnFork(UniqueFd(static_cast<int>(message.arg.fork.ufd)));
+      if (child != nullptr) observer_.OnFork(std::move(child));
+      return;
+    }
+    case UFFD_EVENT_REMAP:
+      events_.OnRemap(message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
+      return;
+    case UFFD_EVENT_REMOVE:
+      events_.OnRemove({message.arg.remove.start, message.arg.remove.end});
+      return;
+    case UFFD_EVENT_UNMAP:
+      events_.OnUnmap({message.arg.remove.start, message.arg.remove.end});
+      return;
+    default:
+      return;  // an event of a feature that was not asked for
+  }
+}
+
+void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
+  Address page = PageStart(message.arg.pagefault.address);
+  bool write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
+  uint64_t served = process_->counters.faults_total.load(std::memory_order_relaxed);
+  if (Answer(page, write)) {
+    if (process_->counters.faults_total.load(std::memory_order_relaxed) == served) return;
+    process_->fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read_ns));
+    ReadAhead(page);
+    if (process_->bound.load(std::memory_order_acquire)) {
+      follower_.OnFault(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
+                        read_ns);
+    }
+    return;
+  }
+  if (pending_count_ < kMaxPending) {
+    pending_[pending_count_++] = {page, write};
+  } else {
+    process_->uffd.Wake({page, page + kPageBytes});
+  }
+}
+
+void FaultHandler::HandlePending() {
+  size_t before = pending_count_;
+  size_t kept = 0;
+  for (size_t i = 0; i < before; ++i) {
+    if (!Answer(pending_[i].page, pending_[i].write)) pending_[kept++] = pending_[i];
+  }
+  pending_count_ = kept;
+  fruitless_rounds_ = kept < before ? 0 : fruitless_rounds_ + 1;
+}
+
+bool FaultHandler::Answer(Address page, bool write) {
+  if (page == process_->token_page) return AnswerWithToken(page);
+  std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
+  PageState state =
+      chunk == nullptr ? PageState::kResident : chunk->Load(PageInChunk(page)).state();
+  if (state == PageState::kResident) return AnswerWithZeros(page, write);
+  size_t restored = 0;
+  FillResult result = restorer_.RestoreRun(page, 1, &restored);
+  if (restored > 0) {
+    process_->counters.faults_total.fetch_add(1, std::memory_order_relaxed);
+    chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
+  }
+  return Settle(result, page);
+}
+
+bool FaultHandler::Settle(FillResult result, Address page) {
+  AddressRange range{page, page + kPageBytes};
+  switch (result) {
+    case FillResult::kDone:
+    case FillResult::kPresent:  // its waiters were woken
+      return true;
+    case FillResult::kChanging:
+    case FillResult::kNoMemory:
+      return false;
+    case FillResult::kAbsent:
+      // Unmapped, or a mapping of another kind by now: whoever waits finds out by faulting again.
+      process_->uffd.Wake(range);
+      return true;
+    case FillResult::kGone:
+      process_->gone.store(true, std::memory_order_release);
+      return true;
+    case FillResult::kFailed:
+      return false;  // late is better than wrong
+  }
+  return false;
+}
+
+// A page that we do not have: a first touch, or one that the program has dropped. The absent run
+// around it gets the kernel's zero page at once, which costs no memory.
+bool FaultHandler::AnswerWithZeros(Address page, bool write) {
+  size_t filled = 0;
+  FillResult result = write ? process_->uffd.Copy(page, kZeroPage, 1, &filled)
+                            : process_->uffd.Zero(page, 1, true, &filled);
+  if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
+  if (result != FillResult::kDone) return Settle(result, page);
+  process_->counters.zero_faults.fetch_add(1, std::memory_order_relaxed);
+
+  std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
+  if (chunk == nullptr) return true;
+  size_t index = PageInChunk(page);
+  PageEntry entry = chunk->Load(index);
+  // The fault shows that what was to be dropped is gone.
+  if (entry.state() == PageState::kResident && entry != PageEntry()) {
+    chunk->Transition(index, entry, PageEntry());
+  }
+  size_t end = index + 1;
+  while (end < kPagesPerChunk && chunk->Load(end) == PageEntry()) ++end;
+  if (end > index + 1) {
+    // Stops at the first page that is there. Waiters stay asleep: their messages are still to come.
+    process_->uffd.Zero(page + kPageBytes, end - index - 1, false, &filled);
+  }
+  return true;
+}
+
+bool FaultHandler::AnswerWithToken(Address page) {
+  alignas(kPageBytes) std::byte bytes[kPageBytes] = {};
+  std::memcpy(bytes, &process_->token, sizeof process_->token);
+  size_t filled = 0;
+  FillResult result = process_->uffd.Copy(page, bytes, 1, &filled);
+  if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
+  return Settle(result, page);
+}
+
+void FaultHandler::ReadAhead(Address page) {
+  size_t window = readahead_.OnFault(page >> kPageShift);
+  window = std::min(window, kPagesPerChunk - 1 - PageInChunk(page));
+  if (window == 0) return;
+  Address first = page + kPageBytes;
+  if (process_->bound.load(std::memory_order_acquire)) {
+    // Nobody waits for these pages, and filling one undoes a guard put there (FACTS 11).
+    std::array<bool, Readahead::kMaxPages> absent;
+    if (process_->pagemap.FindAbsent(first, std::span(absent).first(window)) != 0) return;
+    window = static_cast<size_t>(
+        std::find(absent.begin(), absent.begin() + static_cast<ptrdiff_t>(window), false) -
+        absent.begin());
+  }
+  size_t restored = 0;
+  if (window > 0) restorer_.RestoreRun(first, window, &restored);
+  process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
+}
+
+bool FaultHandler::NextToDrain(Address* page) {
+  while (drain_chunk_ < drain_chunks_.size()) {
+    uint64_t number = drain_chunks_[drain_chunk_];
+    std::shared_ptr<Chunk> chunk = process_->table.Find(number);
+    for (; chunk != nullptr && drain_page_ < kPagesPerChunk; ++drain_page_) {
+      PageEntry entry = chunk->Load(drain_page_);
+      if (!entry.stored() && entry.state() != PageState::kStaged) continue;
+      *page = (number << kChunkShift) + drain_page_ * kPageBytes;
+      return true;
+    }
+    ++drain_chunk_;
+    drain_page_ = 0;
+  }
+  return false;
+}
+
+void FaultHandler::DrainSlice() {
+  Address page = 0;
+  if (!NextToDrain(&page)) {
+    // The end of a pass. One that found nothing is the proof.
+    if (!drain_pass_found_ && !drain_chunks_.empty()) {
+      drained_.store(true, std::memory_order_release);
+      return;
+    }
+    drain_chunks_ = process_->table.Numbers();
+    drain_chunk_ = 0;
+    drain_page_ = 0;
+    drain_pass_found_ = false;
+    if (drain_chunks_.empty()) drained_.store(true, std::memory_order_release);
+    return;
+  }
+  drain_pass_found_ = true;
+  size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);
+  if (process_->bound.load(std::memory_order_acquire)) {
+    std::array<bool, PageRestorer::kBufferPages> absent;
+    if (process_->pagemap.FindAbsent(page, std::span(absent).first(pages)) == 0) {
+      if (!absent[0]) return DropPresent(page);
+      pages = static_cast<size_t>(
+          std::find(absent.begin(), absent.begin() + static_cast<ptrdiff_t>(pages), false) -
+          absent.begin());
+    }
+  }
+  size_t restored = 0;
+  FillResult result = restorer_.RestoreRun(page, pages, &restored);
+  drain_page_ += restored;
+  fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
+  if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);
+  if (result == FillResult::kAbsent && fruitless_rounds_ > kDrainPatience) DropPresent(page);
+}
+
+// The program's own page, or its guard, is in the place of `page`: what we have is out of date.
+void FaultHandler::DropPresent(Address page) {
+  std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
+  if (chunk == nullptr) return;
+  PageEntry entry = chunk->Load(PageInChunk(page));
+  while (!chunk->Transition(PageInChunk(page), entry, PageEntry())) {
+  }
+  process_->Retire(entry);
+}
+
+}  // namespace zmem

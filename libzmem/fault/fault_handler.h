@@ -1,0 +1,107 @@
+// Answers the faults of one process: reads its userfaultfd, applies what it did to its layout, and
+// puts the missing pages back. One thread runs it, pinned to wherever the program runs.
+// It never waits for the agent, the disk, or a lock that is held across a system call, but for the
+// gate (see process.h), which the reclaimer holds while the agent moves pages: moving never waits
+// for us, so that wait is bounded by the agent's turn on a CPU.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "libzmem/base/clock.h"
+#include "libzmem/base/sys.h"
+#include "libzmem/fault/cpu_follower.h"
+#include "libzmem/fault/layout_events.h"
+#include "libzmem/fault/page_restorer.h"
+#include "libzmem/fault/readahead.h"
+#include "libzmem/store/process.h"
+
+namespace zmem {
+
+// Told from the fault thread, with no lock held but the gate. Must be quick, and must not wait for
+// the process.
+class FaultObserver {
+ public:
+  virtual ~FaultObserver() = default;
+  // `child` was forked and must be served at once: its faults wait.
+  virtual void OnFork(std::shared_ptr<Process> child) = 0;
+  // The address space is gone (exit, exec); nothing is served any more.
+  virtual void OnGone() = 0;
+};
+
+class FaultHandler {
+ public:
+  // Errors: what eventfd(2) says.
+  static absl::StatusOr<std::unique_ptr<FaultHandler>> Create(std::shared_ptr<Process> process,
+                                                              FaultObserver& observer,
+                                                              const Clock& clock);
+
+  // The thread's body: returns after Stop, or when the address space is gone.
+  void Run();
+
+  // Makes Run return. Thread-safe.
+  void Stop();
+  // Puts every page back that is out, between faults; nobody must take pages out meanwhile.
+  // Thread-safe.
+  void RequestDrain();
+  // Every page is back. Stays true once it is. Thread-safe.
+  bool drained() const { return drained_.load(std::memory_order_acquire); }
+
+ private:
+  // A fault to be looked up afresh: the layout was changing, or there was no memory.
+  struct Pending {
+    Address page;
+    bool write;
+  };
+  // More than this many threads of one program wait at once only in rare storms; those beyond are
+  // woken to fault again.
+  static constexpr size_t kMaxPending = 128;
+  static constexpr size_t kMessages = 32;
+
+  FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer, const Clock& clock,
+               UniqueFd wake_fd);
+
+  int PollTimeoutMs() const;
+  void ServeMessages();
+  void ApplyEvent(const uffd_msg& message);
+  void HandleFault(const uffd_msg& message, int64_t read_ns);
+  void HandlePending();
+  // One attempt at bringing `page` back; false if it has to be tried again.
+  bool Answer(Address page, bool write);
+  bool AnswerWithZeros(Address page, bool write);
+  bool AnswerWithToken(Address page);
+  bool Settle(FillResult result, Address page);
+  void ReadAhead(Address page);
+  void DrainSlice();
+  // The next page from the drain's cursor on that is out; false at the end of a pass.
+  bool NextToDrain(Address* page);
+  void DropPresent(Address page);
+
+  const std::shared_ptr<Process> process_;
+  FaultObserver& observer_;
+  const Clock& clock_;
+  UniqueFd wake_fd_;
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> drained_{false};
+
+  PageRestorer restorer_;
+  LayoutEvents events_;
+  Readahead readahead_;
+  CpuFollower follower_;
+  std::array<uffd_msg, kMessages> messages_;
+  std::array<Pending, kMaxPending> pending_;
+  size_t pending_count_ = 0;
+  int fruitless_rounds_ = 0;  // since a pending fault or a drain last got on
+
+  std::vector<uint64_t> drain_chunks_;
+  size_t drain_chunk_ = 0;
+  size_t drain_page_ = 0;
+  bool drain_pass_found_ = false;
+};
+
+}  // namespace zmem

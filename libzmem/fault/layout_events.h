@@ -1,0 +1,41 @@
+// Applies what a program does to its address space to the page table: fork, mremap, discard, unmap.
+// One function per event. Belongs to the fault thread, which holds the gate; events are applied in
+// the order in which the kernel sent them, before the faults read with them.
+#pragma once
+
+#include <linux/userfaultfd.h>
+
+#include <memory>
+
+#include "libzmem/fault/page_restorer.h"
+#include "libzmem/store/process.h"
+
+namespace zmem {
+
+class LayoutEvents {
+ public:
+  LayoutEvents(Process& process, PageRestorer& restorer) : process_(process), restorer_(restorer) {}
+
+  // The child's process, served by nobody yet: its pages are the parent's, shared. Null if the
+  // parent's staged pages could not be kept for it (the parent is gone).
+  std::shared_ptr<Process> OnFork(UniqueFd child_uffd);
+  // Pages keep their bytes under new addresses.
+  void OnRemap(Address from, Address to, uint64_t bytes);
+  // madvise: what is stored is dropped; what is present will be, but may not be yet, so that it
+  // must not be taken before it was seen to be gone (FACTS 8).
+  void OnRemove(AddressRange range);
+  // The range is gone; its addresses may be in use again already, for something unregistered.
+  void OnUnmap(AddressRange range);
+
+ private:
+  // Calls visit(chunk, chunk_number, first page, end page) for each chunk of the table in `range`,
+  // made the process's own.
+  template <typename Visit>
+  void ForEachChunk(AddressRange range, Visit visit);
+  void Drop(Chunk& chunk, size_t page, PageEntry replacement);
+
+  Process& process_;
+  PageRestorer& restorer_;
+};
+
+}  // namespace zmem

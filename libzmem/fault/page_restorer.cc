@@ -1,0 +1,111 @@
+#include "libzmem/fault/page_restorer.h"
+
+#include <algorithm>
+
+#include "libzmem/base/check.h"
+
+namespace zmem {
+namespace {
+
+bool HasBytes(PageEntry entry) { return entry.stored() || entry.state() == PageState::kStaged; }
+
+// For the owner of kRestoring, whom nobody can forestall.
+void Set(Chunk& chunk, size_t page, PageEntry from, PageEntry to) {
+  bool swapped = chunk.Transition(page, from, to);
+  ZMEM_CHECK(swapped);
+}
+
+}  // namespace
+
+PageRestorer::PageRestorer(Process& process)
+    : process_(process), buffer_(std::make_unique<Buffer>()) {}
+
+std::span<std::byte, kPageBytes> PageRestorer::buffer_page(size_t index) {
+  return std::span<std::byte, kPageBytes>(buffer_->bytes.data() + index * kPageBytes, kPageBytes);
+}
+
+size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged) {
+  size_t start = PageInChunk(first);
+  size_t limit = std::min({max_pages, kBufferPages, kPagesPerChunk - start});
+  size_t claimed = 0;
+  while (claimed < limit) {
+    PageEntry entry = chunk.Load(start + claimed);
+    // The reclaimer may publish a staged page's stored form meanwhile: then that is claimed.
+    bool swapped = false;
+    while (HasBytes(entry) && !swapped) {
+      swapped = chunk.Transition(start + claimed, entry, entry.With(PageEntry::kRestoring));
+    }
+    if (!swapped) break;
+    if (!process_.Decode(entry, buffer_page(claimed), workspace_)) {
+      Set(chunk, start + claimed, entry.With(PageEntry::kRestoring), entry);
+      *damaged = true;
+      break;
+    }
+    claimed_[claimed++] = entry;
+  }
+  return claimed;
+}
+
+FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* restored) {
+  *restored = 0;
+  std::shared_ptr<Chunk> chunk = process_.OwnChunk(first);
+  if (chunk == nullptr) return FillResult::kDone;
+  bool damaged = false;
+  size_t claimed = ClaimRun(*chunk, first, max_pages, &damaged);
+  if (claimed == 0) return damaged ? GiveUpDamaged(*chunk, first) : FillResult::kDone;
+
+  size_t filled = 0;
+  FillResult result = process_.uffd.Copy(first, buffer_->bytes.data(), claimed, &filled);
+  size_t start = PageInChunk(first);
+  for (size_t i = 0; i < claimed; ++i) {
+    PageEntry busy = claimed_[i].With(PageEntry::kRestoring);
+    bool dropped = i == filled && result == FillResult::kPresent;
+    if (i < filled || dropped) {
+      Set(*chunk, start + i, busy, PageEntry());
+      process_.Retire(claimed_[i]);
+    } else {
+      Set(*chunk, start + i, busy, claimed_[i]);
+    }
+  }
+  if (result == FillResult::kPresent) {
+    Address present = first + filled * kPageBytes;
+    process_.uffd.Wake({present, present + kPageBytes});
+  }
+  *restored = filled;
+  return result;
+}
+
+// The bytes of `page` cannot be had. If that is because its program is gone, nobody will miss them;
+// otherwise the program is told by a signal, since the alternative is wrong bytes.
+FillResult PageRestorer::GiveUpDamaged(Chunk& chunk, Address page) {
+  size_t index = PageInChunk(page);
+  PageEntry entry = chunk.Load(index);
+  if (entry.state() == PageState::kStaged) return FillResult::kGone;
+  FillResult result = process_.uffd.Poison(page);
+  if (result != FillResult::kDone) return result;
+  if (chunk.Transition(index, entry, PageEntry())) process_.Retire(entry);
+  process_.counters.poisoned_pages.fetch_add(1, std::memory_order_relaxed);
+  return FillResult::kDone;
+}
+
+bool PageRestorer::StoreStagedPages(Chunk& chunk) {
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    PageEntry entry = chunk.Load(page);
+    while (entry.state() == PageState::kStaged) {
+      PageEntry busy = entry.With(PageEntry::kRestoring);
+      if (!chunk.Transition(page, entry, busy)) continue;
+      if (!process_.Decode(entry, buffer_page(0), workspace_)) {
+        Set(chunk, page, busy, entry);
+        return false;
+      }
+      PageEntry stored = process_.store.PutRaw(buffer_page(0));
+      Set(chunk, page, busy, stored);
+      process_.Retire(entry);
+      process_.counters.AddStored(stored);
+      break;
+    }
+  }
+  return true;
+}
+
+}  // namespace zmem

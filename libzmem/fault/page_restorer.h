@@ -1,0 +1,50 @@
+// Puts pages back into the program: claims their entries, decodes them into one buffer, fills them
+// in with one call, and lets go of what was stored.
+// Belongs to the fault thread, the only one that ever fills a page. No allocation, no logging.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+
+#include "libzmem/fault/readahead.h"
+#include "libzmem/store/process.h"
+
+namespace zmem {
+
+class PageRestorer {
+ public:
+  explicit PageRestorer(Process& process);
+
+  // Brings back the run of pages that begins at `first` and has bytes with us, at most `max_pages`
+  // (<= kBufferPages) and none beyond its chunk, and wakes their waiters. The caller holds the
+  // gate. `restored` receives how many came back. The result is kDone if that was the whole run,
+  // also an empty one; kPresent if a page turned out to be there: its entry was dropped, because
+  // what the program has wins. After any other result the entries of what was not restored are as
+  // before.
+  FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
+
+  // Turns staged pages of `chunk` into stored ones, uncompressed, and the entries with them: what
+  // a fork or a move of the mapping needs, which would tear a page from its slot. Returns false if
+  // the program's memory cannot be read any more.
+  bool StoreStagedPages(Chunk& chunk);
+
+  static constexpr size_t kBufferPages = Readahead::kMaxPages;
+
+ private:
+  // Claims and decodes up to `max_pages` pages from `first`; claimed_ receives what their entries
+  // were. `damaged` becomes true if the page behind them cannot be decoded.
+  size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged);
+  FillResult GiveUpDamaged(Chunk& chunk, Address page);
+  std::span<std::byte, kPageBytes> buffer_page(size_t index);
+
+  Process& process_;
+  PageStore::Workspace workspace_;
+  struct alignas(kPageBytes) Buffer {
+    std::array<std::byte, kBufferPages * kPageBytes> bytes;
+  };
+  std::unique_ptr<Buffer> buffer_;
+  std::array<PageEntry, kBufferPages> claimed_;
+};
+
+}  // namespace zmem

@@ -1,0 +1,47 @@
+// How far to read ahead: sequential faults grow a window, random ones shrink it to nothing. A few
+// streams are told apart, so that two threads scanning side by side do not undo each other.
+// Not thread-safe; no allocation.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace zmem {
+
+class Readahead {
+ public:
+  // Largest window, in pages: what one UFFDIO_COPY fills while the program runs on.
+  static constexpr size_t kMaxPages = 64;
+
+  // Says how many of the pages behind `page` (a page number) to bring back together with it.
+  size_t OnFault(uint64_t page) {
+    for (Stream& stream : streams_) {
+      // A fault in the window itself is the stream too: the pages before it were there already.
+      if (page < stream.next || page > stream.next + stream.window) continue;
+      stream.window = std::clamp(stream.window * 2, kFirstPages, kMaxPages);
+      stream.next = page + 1 + stream.window;
+      stream.last_used = ++uses_;
+      return stream.window;
+    }
+    Stream& oldest = *std::min_element(
+        streams_.begin(), streams_.end(),
+        [](const Stream& a, const Stream& b) { return a.last_used < b.last_used; });
+    oldest = {.next = page + 1, .window = 0, .last_used = ++uses_};
+    return 0;
+  }
+
+ private:
+  static constexpr size_t kFirstPages = 4;
+
+  struct Stream {
+    uint64_t next = 0;  // the page that continues it
+    size_t window = 0;
+    uint64_t last_used = 0;
+  };
+  std::array<Stream, 4> streams_{};
+  uint64_t uses_ = 0;
+};
+
+}  // namespace zmem

@@ -1,0 +1,151 @@
+#include "libzmem/reclaim/isolator.h"
+
+#include <array>
+#include <memory>
+
+#include "libzmem/base/check.h"
+
+namespace zmem {
+namespace {
+
+uint32_t SlotOf(size_t slab, size_t page) {
+  return static_cast<uint32_t>(slab * kPagesPerChunk + page);
+}
+
+template <typename Visit>
+void ForEach(const wire::PageSet& pages, Visit visit) {
+  for (size_t page = pages.Next(0, true); page < kPagesPerChunk;
+       page = pages.Next(page + 1, true)) {
+    visit(page);
+  }
+}
+
+}  // namespace
+
+bool Isolator::Register(AddressRange part) {
+  GateLock lock(process_.gate);
+  if (process_.gone.load(std::memory_order_acquire)) return false;
+  std::shared_ptr<Chunk> chunk = process_.OwnChunk(part.start);
+  if (chunk == nullptr) chunk = process_.table.FindOrAdd(ChunkNumber(part.start));
+  if (chunk == nullptr || process_.uffd.Register(part) != 0) return false;
+  for (Address page = part.start; page < part.end; page += kPageBytes) {
+    chunk->registered.Add(PageInChunk(page));
+  }
+  return true;
+}
+
+void Isolator::ReleaseQuarantine(Chunk& chunk, Address chunk_start) {
+  std::array<bool, kPagesPerChunk> absent;
+  if (process_.pagemap.FindAbsent(chunk_start, absent) != 0) return;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    PageEntry entry = chunk.Load(page);
+    if (entry.Has(PageEntry::kQuarantined) && absent[page]) {
+      chunk.Transition(page, entry, entry.Without(PageEntry::kQuarantined));
+    }
+  }
+}
+
+wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab) {
+  bool quarantine = false;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    quarantine |= chunk.Load(page).Has(PageEntry::kQuarantined);
+  }
+  if (quarantine) ReleaseQuarantine(chunk, chunk_start);
+  wire::PageSet claimed;
+  ForEach(pages.And(chunk.registered), [&](size_t page) {
+    PageEntry entry = chunk.Load(page);
+    if (entry.state() != PageState::kResident || entry.Has(PageEntry::kQuarantined)) return;
+    if (chunk.Transition(page, entry, PageEntry::Isolating(SlotOf(slab, page)))) claimed.Add(page);
+  });
+  return claimed;
+}
+
+absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::PageSet pages,
+                                                size_t slab) {
+  Address chunk_start = chunk_number << kChunkShift;
+  GateLock lock(process_.gate);
+  if (process_.gone.load(std::memory_order_acquire)) {
+    return absl::UnavailableError("the program is gone");
+  }
+  std::shared_ptr<Chunk> chunk = process_.OwnChunk(chunk_start);
+  if (chunk == nullptr) return wire::PageSet{};
+  wire::PageSet claimed = Claim(*chunk, chunk_start, pages, slab);
+  if (claimed.empty()) return claimed;
+  process_.slab_chunk[slab].store(chunk_number, std::memory_order_release);
+
+  wire::Move move{};
+  move.source = chunk_start;
+  move.target = process_.staging.start + slab * kChunkBytes;
+  move.pages = claimed;
+  absl::StatusOr<wire::Report> report = agent_.Move(move);
+  wire::PageSet moved = report.ok() ? report->done.And(claimed) : FindMoved(claimed, slab);
+  ForEach(claimed, [&](size_t page) {
+    PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
+    PageEntry next = moved.Has(page) ? PageEntry::Staged(SlotOf(slab, page)) : PageEntry();
+    bool swapped = chunk->Transition(page, isolating, next);
+    ZMEM_CHECK(swapped);  // under the gate nobody else changes it
+  });
+  process_.counters.staged_pages.fetch_add(moved.count(), std::memory_order_relaxed);
+  process_.counters.isolated_pages.fetch_add(moved.count(), std::memory_order_relaxed);
+  process_.counters.refused_pages.fetch_add(claimed.count() - moved.count(),
+                                            std::memory_order_relaxed);
+  if (!report.ok()) return report.status();
+  return moved;
+}
+
+wire::PageSet Isolator::FindMoved(wire::PageSet pages, size_t slab) {
+  std::array<bool, kPagesPerChunk> absent;
+  Address start = process_.staging.start + slab * kChunkBytes;
+  if (process_.pagemap.FindAbsent(start, absent) != 0) return {};
+  wire::PageSet moved;
+  ForEach(pages, [&](size_t page) {
+    if (!absent[page]) moved.Add(page);
+  });
+  return moved;
+}
+
+absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::PageSet pages,
+                                               size_t slab, uint64_t flags) {
+  Address chunk_start = chunk_number << kChunkShift;
+  GateLock lock(process_.gate);
+  std::shared_ptr<Chunk> chunk = process_.OwnChunk(chunk_start);
+  wire::PageSet claimed;
+  if (chunk != nullptr && !process_.gone.load(std::memory_order_acquire)) {
+    ForEach(pages, [&](size_t page) {
+      PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
+      PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
+      if (chunk->Transition(page, staged, isolating)) claimed.Add(page);
+    });
+  }
+  if (claimed.empty()) return claimed;
+
+  wire::Move move{};
+  move.source = process_.staging.start + slab * kChunkBytes;
+  move.target = chunk_start;
+  move.pages = claimed;
+  absl::StatusOr<wire::Report> report = agent_.Move(move);
+  wire::PageSet left = report.ok() ? claimed.Without(report->done) : FindMoved(claimed, slab);
+  ForEach(claimed, [&](size_t page) {
+    PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
+    PageEntry next =
+        left.Has(page) ? PageEntry::Staged(SlotOf(slab, page)) : PageEntry().With(flags);
+    bool swapped = chunk->Transition(page, isolating, next);
+    ZMEM_CHECK(swapped);
+  });
+  wire::PageSet returned = claimed.Without(left);
+  process_.counters.staged_pages.fetch_sub(returned.count(), std::memory_order_relaxed);
+  process_.counters.returned_pages.fetch_add(returned.count(), std::memory_order_relaxed);
+  if (!report.ok()) return report.status();
+  return returned;
+}
+
+absl::Status Isolator::Discard(wire::PageSet pages, size_t slab) {
+  if (pages.empty()) return absl::OkStatus();
+  // Not under the gate: dropping raises events that the fault thread has to read.
+  wire::Discard discard{};
+  discard.slab = process_.staging.start + slab * kChunkBytes;
+  discard.pages = pages;
+  return agent_.Discard(discard).status();
+}
+
+}  // namespace zmem

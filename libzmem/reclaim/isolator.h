@@ -1,0 +1,52 @@
+// Takes pages out of the program into the staging area, and back: the only steps that need the
+// agent, and the only ones under the gate besides the fault thread's.
+// Belongs to the reclaimer's thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libzmem/reclaim/agent_link.h"
+#include "libzmem/store/process.h"
+#include "libzmem/wire/messages.h"
+
+namespace zmem {
+
+class Isolator {
+ public:
+  Isolator(Process& process, AgentLink& agent) : process_(process), agent_(agent) {}
+
+  // Lets the faults of `part`, which lies in one chunk and one mapping, come to us. False if the
+  // kernel refuses: somebody else's userfaultfd, unmapped meanwhile, too many mappings.
+  // The caller reads the address map again before it isolates anything of it: only what was
+  // registered before that is known to be still the mapping that was judged.
+  bool Register(AddressRange part);
+
+  // Moves those of `pages` that are registered, the program's own and not about to be dropped from
+  // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
+  // the kernel does not move (pinned, shared after a fork, locked) are left alone.
+  // Errors: Unavailable when the agent is gone.
+  absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab);
+
+  // The reverse, for those of `pages` that are still staged. Their entries are then kResident with
+  // `flags`. Returns those moved.
+  absl::StatusOr<wire::PageSet> Return(uint64_t chunk_number, wire::PageSet pages, size_t slab,
+                                       uint64_t flags);
+
+  // Drops what the slots of `pages` hold, which no entry needs any longer.
+  absl::Status Discard(wire::PageSet pages, size_t slab);
+
+ private:
+  // Removes what must not be taken from `pages` and marks the rest kIsolating.
+  wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
+  void ReleaseQuarantine(Chunk& chunk, Address chunk_start);
+  // After the agent vanished in the middle: tells by the slots what had been moved.
+  wire::PageSet FindMoved(wire::PageSet pages, size_t slab);
+
+  Process& process_;
+  AgentLink& agent_;
+};
+
+}  // namespace zmem

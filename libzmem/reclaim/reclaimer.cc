@@ -1,0 +1,320 @@
+#include "libzmem/reclaim/reclaimer.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+namespace zmem {
+namespace {
+
+uint32_t SlotOf(size_t slab, size_t page) {
+  return static_cast<uint32_t>(slab * kPagesPerChunk + page);
+}
+
+// A chunk is hot if more than this share of the pages taken was wanted back on probation: below it
+// the rest is worth taking.
+constexpr size_t kHotDivisor = 8;
+constexpr size_t kHotAtLeast = 4;
+
+// Chunks surveyed in one go: bounds the memory of a survey's bit sets.
+constexpr uint64_t kSurveyChunks = 512;
+
+}  // namespace
+
+Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, const Options& options)
+    : process_(process),
+      clock_(clock),
+      options_(options),
+      isolator_(process, agent),
+      scanner_(options.cold_age_ns),
+      read_buffer_(kReadPages * kPageBytes),
+      next_scan_ns_(clock.now_ns() + options.scan_interval_ns) {}
+
+int64_t Reclaimer::next_tick_ns() const {
+  bool on_probation =
+      std::any_of(slabs_.begin(), slabs_.end(), [](const Slab& s) { return s.used; });
+  if (!on_probation && cold_chunks_.empty()) return next_scan_ns_;
+  return std::min(next_scan_ns_, clock_.now_ns() + kProbationTickNs);
+}
+
+absl::Status Reclaimer::Tick() {
+  int64_t now_ns = clock_.now_ns();
+  if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
+  if (now_ns >= next_scan_ns_) {
+    next_scan_ns_ = now_ns + options_.scan_interval_ns;
+    if (absl::Status status = Scan(now_ns); !status.ok()) return status;
+  }
+  return IsolateColdChunks(now_ns);
+}
+
+absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
+  std::vector<AddressRange> excluded{
+      process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
+  absl::StatusOr<std::vector<AddressRange>> blocks = ThreadControlBlocks(process_.pid);
+  if (!blocks.ok()) return absl::UnavailableError("the program is gone");
+  excluded.insert(excluded.end(), blocks->begin(), blocks->end());
+  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
+  if (!map.ok()) return absl::UnavailableError("the program is gone");
+
+  Survey survey;
+  survey.eligible = map->eligible();
+  std::vector<wire::PageSet> sets;
+  for (AddressRange range : survey.eligible) {
+    for (Address at = range.start; at < range.end;) {
+      uint64_t first = ChunkNumber(at);
+      AddressRange part{at, std::min(range.end, (first + kSurveyChunks) << kChunkShift)};
+      uint64_t chunks = ChunkNumber(part.end - 1) - first + 1;
+      sets.assign(chunks, wire::PageSet{});
+      if (process_.pagemap.ScanPresent(part, first, sets) != 0) {
+        return absl::UnavailableError("the program is gone");
+      }
+      for (uint64_t i = 0; i < chunks; ++i) {
+        if (sets[i].empty()) continue;
+        if (!survey.chunks.empty() && survey.chunks.back().chunk_number == first + i) {
+          // Another mapping in the same chunk.
+          wire::PageSet& present = survey.chunks.back().present;
+          for (size_t word = 0; word < kPagesPerChunk / 64; ++word) {
+            present.words[word] |= sets[i].words[word];
+          }
+        } else {
+          survey.chunks.push_back({first + i, sets[i]});
+        }
+      }
+      at = part.end;
+    }
+  }
+  return survey;
+}
+
+bool Reclaimer::FullyRegistered(const Candidate& candidate) {
+  GateLock lock(process_.gate);
+  std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+  return chunk != nullptr && candidate.present.Without(chunk->registered).empty();
+}
+
+void Reclaimer::RegisterChunk(uint64_t chunk_number, const std::vector<AddressRange>& eligible) {
+  Address start = chunk_number << kChunkShift;
+  AddressRange whole{start, start + kChunkBytes};
+  auto at = std::partition_point(eligible.begin(), eligible.end(),
+                                 [&](AddressRange range) { return range.end <= start; });
+  for (; at != eligible.end() && at->start < whole.end; ++at) {
+    AddressRange part = at->Intersect(whole);
+    if (!part.empty()) isolator_.Register(part);
+  }
+}
+
+absl::Status Reclaimer::Scan(int64_t now_ns) {
+  absl::StatusOr<Survey> survey = Look();
+  if (!survey.ok()) return survey.status();
+  pool_full_ = false;
+  cold_chunks_.clear();
+  for (const Candidate& candidate : survey->chunks) {
+    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+    int64_t last_fault_ns =
+        chunk == nullptr ? 0 : chunk->last_fault_ns.load(std::memory_order_relaxed);
+    bool cold =
+        scanner_.Observe(candidate.chunk_number, candidate.present.count(), last_fault_ns, now_ns);
+    if (!cold) continue;
+    if (FullyRegistered(candidate)) {
+      cold_chunks_.push_back(candidate);
+    } else {
+      RegisterChunk(candidate.chunk_number, survey->eligible);  // its pages are for the next scan
+    }
+  }
+  scanner_.ForgetUnseen();
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
+  while (!cold_chunks_.empty() && !pool_full_) {
+    size_t slab = TakeSlab();
+    if (slab == kNoSlab) return absl::OkStatus();
+    Candidate candidate = cold_chunks_.back();
+    cold_chunks_.pop_back();
+    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+    if (chunk == nullptr) continue;
+    wire::PageSet wanted;
+    for (size_t page = 0; page < kPagesPerChunk; ++page) {
+      if (candidate.present.Has(page) && !chunk->Load(page).Has(PageEntry::kIncompressible)) {
+        wanted.Add(page);
+      }
+    }
+    absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(candidate.chunk_number, wanted, slab);
+    if (!moved.ok()) return moved.status();
+    size_t left = candidate.present.count() - moved->count();
+    scanner_.OnTaken(candidate.chunk_number, left);
+    if (moved->empty()) {
+      scanner_.OnHot(candidate.chunk_number, now_ns);  // not now: ask less often
+      continue;
+    }
+    slabs_[slab] = {true, candidate.chunk_number, *moved, now_ns, left};
+  }
+  cold_chunks_.clear();
+  return absl::OkStatus();
+}
+
+size_t Reclaimer::TakeSlab() {
+  for (size_t slab = 0; slab < process_.slabs(); ++slab) {
+    if (!slabs_[slab].used) return slab;
+  }
+  return kNoSlab;
+}
+
+wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
+  wire::PageSet staged;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    if (slabs_[slab].pages.Has(page) && chunk.Load(page) == PageEntry::Staged(SlotOf(slab, page))) {
+      staged.Add(page);
+    }
+  }
+  return staged;
+}
+
+absl::Status Reclaimer::SettleProbations(int64_t now_ns) {
+  for (size_t slab = 0; slab < process_.slabs(); ++slab) {
+    if (!slabs_[slab].used) continue;
+    uint64_t chunk_number = slabs_[slab].chunk_number;
+    std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
+    size_t taken = slabs_[slab].pages.count();
+    size_t staged = chunk == nullptr ? 0 : StillStaged(*chunk, slab).count();
+    size_t wanted_back = taken - staged;
+    absl::Status status;
+    if (chunk != nullptr && wanted_back > std::max(taken / kHotDivisor, kHotAtLeast)) {
+      scanner_.OnHot(chunk_number, now_ns);
+      status = ReturnSlab(slab);
+    } else if (now_ns - slabs_[slab].staged_ns >= options_.probation_ns) {
+      if (wanted_back == 0) scanner_.OnCold(chunk_number);
+      status = StoreSlab(slab, &pool_full_);
+    }
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::ReturnSlab(size_t slab) {
+  Slab& record = slabs_[slab];
+  absl::StatusOr<wire::PageSet> returned =
+      isolator_.Return(record.chunk_number, record.pages, slab, 0);
+  if (!returned.ok()) return returned.status();
+  record.pages = record.pages.Without(*returned);
+  scanner_.OnTaken(record.chunk_number, record.present_after + returned->count());
+  return FreeSlab(slab);
+}
+
+void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
+                         wire::PageSet* incompressible, wire::PageSet* no_room) {
+  Address source = process_.slot_address(SlotOf(slab, first));
+  if (!process_.memory.Read(source, read_buffer_.data(), (end - first) * kPageBytes)) return;
+  for (size_t page = first; page < end; ++page) {
+    PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
+    if (chunk.Load(page) != staged) continue;  // wanted back meanwhile
+    std::span<const std::byte, kPageBytes> bytes(read_buffer_.data() + (page - first) * kPageBytes,
+                                                 kPageBytes);
+    PageEntry stored;
+    switch (process_.store.Put(bytes, workspace_, &stored)) {
+      case StoreResult::kStored:
+        // Counted first, so that the fault thread never takes off what was not put on.
+        process_.counters.AddStored(stored);
+        if (chunk.Transition(page, staged, stored)) {
+          process_.counters.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+        } else {
+          process_.Retire(stored);
+        }
+        break;
+      case StoreResult::kIncompressible:
+        incompressible->Add(page);
+        break;
+      case StoreResult::kPoolFull:
+        no_room->Add(page);
+        break;
+    }
+  }
+}
+
+absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
+  Slab& record = slabs_[slab];
+  wire::PageSet incompressible;
+  wire::PageSet no_room;
+  std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
+  if (chunk != nullptr) {
+    wire::PageSet staged = StillStaged(*chunk, slab);
+    for (size_t page = staged.Next(0, true); page < kPagesPerChunk;) {
+      size_t end = std::min(staged.Next(page, false), page + kReadPages);
+      StoreRun(*chunk, slab, page, end, &incompressible, &no_room);
+      page = staged.Next(end, true);
+    }
+  }
+  if (!no_room.empty()) *pool_full = true;
+  for (auto [refused, flags] :
+       {std::pair{&incompressible, PageEntry::kIncompressible}, std::pair{&no_room, uint64_t{0}}}) {
+    if (refused->empty()) continue;
+    absl::StatusOr<wire::PageSet> returned =
+        isolator_.Return(record.chunk_number, *refused, slab, flags);
+    if (!returned.ok()) return returned.status();
+    record.pages = record.pages.Without(*returned);
+    record.present_after += returned->count();
+  }
+  scanner_.OnTaken(record.chunk_number, record.present_after);
+  return FreeSlab(slab);
+}
+
+absl::Status Reclaimer::FreeSlab(size_t slab) {
+  Slab& record = slabs_[slab];
+  std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
+  wire::PageSet staged = chunk == nullptr ? wire::PageSet{} : StillStaged(*chunk, slab);
+  absl::Status status = isolator_.Discard(record.pages.Without(staged), slab);
+  if (!status.ok()) return status;
+  if (!staged.empty()) {
+    // Neither stored nor taken back (the program was changing its layout): another probation.
+    record.pages = staged;
+    record.staged_ns = clock_.now_ns();
+    return absl::OkStatus();
+  }
+  process_.slab_chunk[slab].store(0, std::memory_order_release);
+  record.used = false;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<bool>& cancel,
+                                                           const ProgressFn& progress) {
+  EvictResult result;
+  // What is on probation, or waits for it, goes first.
+  cold_chunks_.clear();
+  for (size_t slab = 0; slab < process_.slabs(); ++slab) {
+    if (!slabs_[slab].used) continue;
+    if (absl::Status status = StoreSlab(slab, &result.pool_full); !status.ok()) return status;
+  }
+  absl::StatusOr<Survey> survey = Look();
+  if (!survey.ok()) return survey.status();
+  for (const Candidate& candidate : survey->chunks) {
+    if (!FullyRegistered(candidate)) RegisterChunk(candidate.chunk_number, survey->eligible);
+  }
+  // Again: only mappings that were registered before the map is read are known to be those judged.
+  survey = Look();
+  if (!survey.ok()) return survey.status();
+  uint64_t total = 0;
+  uint64_t done = 0;
+  for (const Candidate& candidate : survey->chunks) total += candidate.present.count();
+  size_t slab = TakeSlab();
+  for (const Candidate& candidate : survey->chunks) {
+    if (cancel.load(std::memory_order_acquire) || result.pool_full || slab == kNoSlab) break;
+    size_t present = candidate.present.count();
+    absl::StatusOr<wire::PageSet> moved =
+        isolator_.Isolate(candidate.chunk_number, candidate.present, slab);
+    if (!moved.ok()) return moved.status();
+    if (!moved->empty()) {
+      slabs_[slab] = {true, candidate.chunk_number, *moved, clock_.now_ns(),
+                      present - moved->count()};
+      if (absl::Status status = StoreSlab(slab, &result.pool_full); !status.ok()) return status;
+      uint64_t left = slabs_[slab].present_after;
+      result.evicted_pages += present - left;
+      if (slabs_[slab].used) slab = TakeSlab();
+    }
+    done += present;
+    if (progress != nullptr) progress(done, total);
+  }
+  result.skipped_pages = total - std::min(total, result.evicted_pages);
+  return result;
+}
+
+}  // namespace zmem

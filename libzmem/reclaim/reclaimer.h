@@ -1,0 +1,109 @@
+// Takes a process's cold pages out: scan, isolate, probation, compress, publish, drop.
+// Belongs to one thread per process. Nothing is dropped before its stored form is published; a
+// page that the store cannot take goes back.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libzmem/base/clock.h"
+#include "libzmem/reclaim/cold_scanner.h"
+#include "libzmem/reclaim/isolator.h"
+#include "libzmem/store/process.h"
+#include "libzmem/uffd/address_map.h"
+
+namespace zmem {
+
+class Reclaimer {
+ public:
+  struct Options {
+    int64_t cold_age_ns = 30'000'000'000;
+    int64_t scan_interval_ns = 5'000'000'000;
+    // How long pages wait in staging for somebody to want them back before they are compressed.
+    int64_t probation_ns = 1'000'000'000;
+  };
+  struct EvictResult {
+    uint64_t evicted_pages = 0;  // out when it was done, by this call
+    uint64_t skipped_pages = 0;  // present, but not to be taken
+    bool pool_full = false;
+  };
+  // pages done and pages in all, for a progress display.
+  using ProgressFn = std::function<void(uint64_t done, uint64_t total)>;
+
+  Reclaimer(Process& process, AgentLink& agent, const Clock& clock, const Options& options);
+
+  // Does what is due now: settles probations, and scans once an interval.
+  // Errors: Unavailable when the process or its agent is gone, also for EvictAll.
+  absl::Status Tick();
+  // When Tick has something to do next, by the clock given.
+  int64_t next_tick_ns() const;
+
+  // Takes out everything that may be taken, whatever its age. Stops early, without an error, when
+  // the pool is full or `cancel` becomes true.
+  absl::StatusOr<EvictResult> EvictAll(const std::atomic<bool>& cancel, const ProgressFn& progress);
+
+ private:
+  // A slab of the staging area with pages on probation.
+  struct Slab {
+    bool used = false;
+    uint64_t chunk_number = 0;
+    wire::PageSet pages;  // whose slots hold a page, wanted or not
+    int64_t staged_ns = 0;
+    size_t present_after = 0;  // pages of the chunk that were left in the program
+  };
+  struct Candidate {
+    uint64_t chunk_number;
+    wire::PageSet present;
+  };
+  // What a pass over the process's memory found.
+  struct Survey {
+    std::vector<Candidate> chunks;  // with eligible present pages, ascending
+    std::vector<AddressRange> eligible;
+  };
+
+  absl::StatusOr<Survey> Look();
+  absl::Status Scan(int64_t now_ns);
+  absl::Status IsolateColdChunks(int64_t now_ns);
+  absl::Status SettleProbations(int64_t now_ns);
+  // Lets the faults of the chunk's eligible parts come to us.
+  void RegisterChunk(uint64_t chunk_number, const std::vector<AddressRange>& eligible);
+  bool FullyRegistered(const Candidate& candidate);
+  // Compresses and publishes what of the slab is still staged, gives back what the store refuses,
+  // and frees the slab. `pool_full` becomes true if the pool refused a page.
+  absl::Status StoreSlab(size_t slab, bool* pool_full);
+  absl::Status ReturnSlab(size_t slab);
+  // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.
+  void StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end, wire::PageSet* incompressible,
+                wire::PageSet* no_room);
+  // Drops what the slab's slots hold, and makes it free unless pages are still staged in it.
+  absl::Status FreeSlab(size_t slab);
+  wire::PageSet StillStaged(Chunk& chunk, size_t slab) const;
+  // A free slab's index, or kNoSlab.
+  size_t TakeSlab();
+
+  static constexpr size_t kNoSlab = ~size_t{0};
+  // Pages read from staging in one system call.
+  static constexpr size_t kReadPages = 64;
+  // How often slabs on probation are looked at.
+  static constexpr int64_t kProbationTickNs = 250'000'000;
+
+  Process& process_;
+  const Clock& clock_;
+  const Options options_;
+  Isolator isolator_;
+  ColdScanner scanner_;
+  PageStore::Workspace workspace_;
+  std::vector<std::byte> read_buffer_;
+  std::array<Slab, Process::kMaxSlabs> slabs_;
+  std::vector<Candidate> cold_chunks_;  // found by the last scan, to be isolated as slabs get free
+  int64_t next_scan_ns_;
+  bool pool_full_ = false;  // since the last scan
+};
+
+}  // namespace zmem

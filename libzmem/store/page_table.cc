@@ -1,0 +1,157 @@
+#include "libzmem/store/page_table.h"
+
+#include <algorithm>
+
+#include "libzmem/base/check.h"
+
+namespace zmem {
+namespace {
+
+// One for all tables: relatives share, unshare and drop the same chunks, one after the other, so
+// that the last of them finds itself alone. Rare: forks and what follows them.
+Mutex& SharingMutex() {
+  static Mutex& mutex = *new Mutex;
+  return mutex;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ChunkArena>> ChunkArena::Create(uint64_t max_chunks) {
+  absl::StatusOr<SharedRegion> region = SharedRegion::Create("zmem-table", max_chunks * kPageBytes);
+  if (!region.ok()) return region.status();
+  return std::unique_ptr<ChunkArena>(new ChunkArena(*std::move(region)));
+}
+
+std::atomic<uint64_t>* ChunkArena::Allocate() {
+  uint64_t index;
+  {
+    MutexLock lock(mutex_);
+    if (!free_.empty()) {
+      index = free_.back();
+      free_.pop_back();
+    } else if ((next_ + 1) * kPageBytes <= region_.reserved_bytes()) {
+      index = next_++;
+    } else {
+      return nullptr;
+    }
+  }
+  held_chunks_.fetch_add(1, std::memory_order_relaxed);
+  // Fresh and discarded pages read as zeros, which is kResident.
+  return reinterpret_cast<std::atomic<uint64_t>*>(region_.data() + index * kPageBytes);
+}
+
+void ChunkArena::Free(std::atomic<uint64_t>* entries) {
+  uint64_t offset = static_cast<uint64_t>(reinterpret_cast<std::byte*>(entries) - region_.data());
+  int result = region_.Discard(offset, kPageBytes);
+  ZMEM_CHECK(result == 0);
+  held_chunks_.fetch_sub(1, std::memory_order_relaxed);
+  MutexLock lock(mutex_);
+  free_.push_back(offset / kPageBytes);
+}
+
+bool Chunk::Transition(size_t page, PageEntry& expected, PageEntry desired) {
+  ZMEM_CHECK(TransitionAllowed(expected.state(), desired.state()));
+  uint64_t bits = expected.bits();
+  bool swapped =
+      entries_[page].compare_exchange_strong(bits, desired.bits(), std::memory_order_acq_rel);
+  if (!swapped) expected = PageEntry(bits);
+  return swapped;
+}
+
+std::shared_ptr<Chunk> PageTable::Find(uint64_t chunk_number) {
+  MutexLock lock(mutex);
+  auto found = chunks_.find(chunk_number);
+  return found == chunks_.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<Chunk> PageTable::FindOrAdd(uint64_t chunk_number) {
+  if (std::shared_ptr<Chunk> chunk = Find(chunk_number)) return chunk;
+  std::atomic<uint64_t>* entries = arena_.Allocate();
+  if (entries == nullptr) return nullptr;
+  auto fresh = std::make_shared<Chunk>(arena_, entries);
+  MutexLock lock(mutex);
+  return chunks_.try_emplace(chunk_number, std::move(fresh)).first->second;
+}
+
+void PageTable::Remove(uint64_t chunk_number, const std::function<void(PageEntry)>& release) {
+  MutexLock one_at_a_time(SharingMutex());
+  std::shared_ptr<Chunk> removed;
+  {
+    MutexLock lock(mutex);
+    auto found = chunks_.find(chunk_number);
+    if (found == chunks_.end()) return;
+    removed = std::move(found->second);
+    chunks_.erase(found);
+  }
+  if (removed->sharers.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    PageEntry entry = removed->Load(page);
+    while (entry.state() != PageState::kResident) {
+      if (!removed->Transition(page, entry, PageEntry())) continue;
+      release(entry);
+      break;
+    }
+  }
+}
+
+std::vector<uint64_t> PageTable::Numbers() {
+  std::vector<uint64_t> numbers;
+  {
+    MutexLock lock(mutex);
+    numbers.reserve(chunks_.size());
+    for (const auto& [number, chunk] : chunks_) numbers.push_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+size_t PageTable::size() {
+  MutexLock lock(mutex);
+  return chunks_.size();
+}
+
+void PageTable::ShareFrom(PageTable& parent) {
+  MutexLock one_at_a_time(SharingMutex());
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Chunk>> copies;
+  {
+    MutexLock lock(parent.mutex);
+    copies = parent.chunks_;
+    for (auto& [number, chunk] : copies) chunk->sharers.fetch_add(1, std::memory_order_acq_rel);
+  }
+  MutexLock lock(mutex);
+  ZMEM_CHECK(chunks_.empty());
+  chunks_ = std::move(copies);
+}
+
+std::shared_ptr<Chunk> PageTable::Unshare(
+    uint64_t chunk_number, const std::function<PageEntry(PageEntry)>& add_reference) {
+  std::shared_ptr<Chunk> chunk = Find(chunk_number);
+  if (chunk == nullptr || chunk->sharers.load(std::memory_order_acquire) == 1) return chunk;
+  MutexLock one_at_a_time(SharingMutex());
+  chunk = Find(chunk_number);
+  if (chunk == nullptr || chunk->sharers.load(std::memory_order_acquire) == 1) return chunk;
+  std::atomic<uint64_t>* entries = arena_.Allocate();
+  if (entries == nullptr) return nullptr;
+  auto copy = std::make_shared<Chunk>(arena_, entries);
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    PageEntry entry = chunk->Load(page);
+    if (entry.state() == PageState::kInPool) {
+      PageEntry shared = add_reference(entry);
+      bool swapped = chunk->Transition(page, entry, shared);
+      ZMEM_CHECK(swapped);  // nobody changes a shared chunk
+      entry = shared;
+    }
+    copy->Initialise(page, entry);
+  }
+  copy->registered = chunk->registered;
+  copy->last_fault_ns.store(chunk->last_fault_ns.load(std::memory_order_relaxed),
+                            std::memory_order_relaxed);
+  {
+    MutexLock lock(mutex);
+    chunks_[chunk_number] = copy;
+  }
+  chunk->sharers.fetch_sub(1, std::memory_order_acq_rel);
+  return copy;
+}
+
+}  // namespace zmem

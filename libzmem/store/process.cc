@@ -1,0 +1,76 @@
+#include "libzmem/store/process.h"
+
+namespace zmem {
+namespace {
+
+uint64_t HeldBytes(PageEntry entry) {
+  return (entry.object_bytes() + kPoolGranuleBytes - 1) / kPoolGranuleBytes * kPoolGranuleBytes;
+}
+
+void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
+  counter.fetch_add(amount, std::memory_order_relaxed);
+}
+void Subtract(std::atomic<uint64_t>& counter, uint64_t amount) {
+  counter.fetch_sub(amount, std::memory_order_relaxed);
+}
+
+bool IsSameFilled(PageEntry entry) {
+  return entry.state() == PageState::kSameFilled || entry.codec() == CodecId::kSameWord;
+}
+
+}  // namespace
+
+void ProcessCounters::CopyLevels(const ProcessCounters& parent) {
+  stored_pages = parent.stored_pages.load();
+  same_filled_pages = parent.same_filled_pages.load();
+  compressed_bytes = parent.compressed_bytes.load();
+  held_bytes = parent.held_bytes.load();
+}
+
+void ProcessCounters::AddStored(PageEntry entry) {
+  Add(stored_pages, 1);
+  if (IsSameFilled(entry)) Add(same_filled_pages, 1);
+  if (entry.state() != PageState::kInPool) return;
+  Add(compressed_bytes, entry.object_bytes());
+  Add(held_bytes, HeldBytes(entry));
+}
+
+void ProcessCounters::RemoveStored(PageEntry entry) {
+  Subtract(stored_pages, 1);
+  if (IsSameFilled(entry)) Subtract(same_filled_pages, 1);
+  if (entry.state() != PageState::kInPool) return;
+  Subtract(compressed_bytes, entry.object_bytes());
+  Subtract(held_bytes, HeldBytes(entry));
+}
+
+Process::~Process() {
+  for (uint64_t number : table.Numbers()) RemoveChunk(number);
+}
+
+std::shared_ptr<Chunk> Process::OwnChunk(Address address) {
+  return table.Unshare(ChunkNumber(address),
+                       [this](PageEntry entry) { return store.AddReference(entry); });
+}
+
+void Process::RemoveChunk(uint64_t chunk_number) {
+  table.Remove(chunk_number, [this](PageEntry entry) { Retire(entry); });
+}
+
+void Process::Retire(PageEntry entry) {
+  if (entry.state() == PageState::kStaged) {
+    Subtract(counters.staged_pages, 1);
+  } else if (entry.stored()) {
+    counters.RemoveStored(entry);
+    store.Release(entry);
+  }
+}
+
+bool Process::Decode(PageEntry entry, std::span<std::byte, kPageBytes> page,
+                     PageStore::Workspace& workspace) const {
+  if (entry.state() == PageState::kStaged) {
+    return memory.Read(slot_address(entry.slot()), page.data(), kPageBytes);
+  }
+  return store.Get(entry, page, workspace);
+}
+
+}  // namespace zmem

@@ -1,0 +1,133 @@
+// One managed address space: everything that the fault flow and the reclaim flow both need of it.
+// They meet here and nowhere else.
+//
+// Locks, in the order in which they may be taken: Gate, then PageTable::mutex, then the pool's.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "libzmem/base/histogram.h"
+#include "libzmem/base/mutex.h"
+#include "libzmem/base/page.h"
+#include "libzmem/store/page_store.h"
+#include "libzmem/store/page_table.h"
+#include "libzmem/uffd/pagemap.h"
+#include "libzmem/uffd/remote_memory.h"
+#include "libzmem/uffd/userfaultfd.h"
+#include "libzmem/wire/messages.h"
+
+namespace zmem {
+
+// Who holds the gate may read the userfaultfd's messages, or have the agent move pages, never both
+// at once: UFFDIO_MOVE takes pages out of any mapping, registered or not, so an unmapping whose
+// event was read between the registration and the move would let the agent take the pages of
+// whatever is mapped there next, which nobody would bring back. While the event is unread the
+// kernel refuses to move. (See libzmem/DESIGN.md, «The gate».)
+// Fair to both sides: whoever waits gets it next.
+class ABSL_LOCKABLE Gate {
+ public:
+  void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    turnstile_.lock();
+    gate_.lock();
+    turnstile_.unlock();
+  }
+  void unlock() ABSL_UNLOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS { gate_.unlock(); }
+
+ private:
+  Mutex turnstile_;
+  Mutex gate_;
+};
+
+class ABSL_SCOPED_LOCKABLE GateLock {
+ public:
+  explicit GateLock(Gate& gate) ABSL_EXCLUSIVE_LOCK_FUNCTION(gate) : gate_(gate) { gate_.lock(); }
+  ~GateLock() ABSL_UNLOCK_FUNCTION() { gate_.unlock(); }
+  GateLock(const GateLock&) = delete;
+  GateLock& operator=(const GateLock&) = delete;
+
+ private:
+  Gate& gate_;
+};
+
+// What is counted of a process. Pages unless the name says otherwise; the first group are levels,
+// the second totals since it was attached.
+struct ProcessCounters {
+  std::atomic<uint64_t> stored_pages{0};       // same-filled and in the pool
+  std::atomic<uint64_t> same_filled_pages{0};  // of stored_pages: those that hold one word
+  std::atomic<uint64_t> staged_pages{0};       // taken out, not yet compressed
+  std::atomic<uint64_t> compressed_bytes{0};   // sizes of its objects
+  std::atomic<uint64_t> held_bytes{0};         // the same, rounded to the pool's size classes
+
+  std::atomic<uint64_t> faults_total{0};     // faults answered with a page's bytes
+  std::atomic<uint64_t> readahead_pages{0};  // pages brought back before anybody asked
+  std::atomic<uint64_t> zero_faults{0};      // faults on pages never taken, answered with zeros
+  std::atomic<uint64_t> isolated_pages{0};   // pages moved out
+  std::atomic<uint64_t> refused_pages{0};    // pages the kernel would not move
+  std::atomic<uint64_t> returned_pages{0};   // moved back from staging: hot, or not storable
+  std::atomic<uint64_t> poisoned_pages{0};   // lost: their object was damaged
+
+  void CopyLevels(const ProcessCounters& parent);
+  void AddStored(PageEntry entry);
+  void RemoveStored(PageEntry entry);
+};
+
+class Process {
+ public:
+  // Slabs a staging area has at most; the agent may have mapped fewer.
+  static constexpr size_t kMaxSlabs = 64;
+
+  Process(PageStore& store, ChunkArena& arena, Userfaultfd uffd)
+      : store(store), arena(arena), uffd(std::move(uffd)), table(arena) {}
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  PageStore& store;
+  ChunkArena& arena;
+  Userfaultfd uffd;
+  PageTable table;
+  Gate gate;
+  ProcessCounters counters;
+  LatencyHistogram fault_latency;  // from the message's read to the page's return
+
+  // The page whose content says who the process is, and that content. Set before the fault thread
+  // starts.
+  Address token_page = 0;
+  wire::Token token;
+
+  // Bound when the agent attaches, before `bound` becomes true, and unchanged from then on. A
+  // forked child is served from its parent's fork on and bound later or never.
+  std::atomic<bool> bound{false};
+  pid_t pid = 0;
+  RemoteMemory memory;
+  Pagemap pagemap;
+  AddressRange agent;
+  AddressRange staging;
+
+  // The chunk number whose pages a slab of the staging area holds, 0 for none.
+  std::array<std::atomic<uint64_t>, kMaxSlabs> slab_chunk{};
+
+  // The address space is gone: nothing is served or taken any more.
+  std::atomic<bool> gone{false};
+
+  Address slot_address(uint32_t slot) const { return staging.start + uint64_t{slot} * kPageBytes; }
+  size_t slabs() const { return staging.bytes() / kChunkBytes; }
+
+  // The chunk that holds `address`, its own copy if forked relatives share it; null if it has none.
+  std::shared_ptr<Chunk> OwnChunk(Address address);
+  // Takes the chunk out of the table and lets go of what it stores.
+  void RemoveChunk(uint64_t chunk_number);
+  // Lets go of one stored form that is no longer published.
+  void Retire(PageEntry entry);
+  // The bytes of a page that is staged or stored, for the owner of kRestoring. False if they cannot
+  // be had: the address space is gone, or the object is damaged.
+  bool Decode(PageEntry entry, std::span<std::byte, kPageBytes> page,
+              PageStore::Workspace& workspace) const;
+};
+
+}  // namespace zmem

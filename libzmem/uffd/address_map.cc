@@ -1,0 +1,125 @@
+#include "libzmem/uffd/address_map.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "libzmem/base/sys.h"
+
+namespace zmem {
+namespace {
+
+// A guard below a stack is a few pages (glibc: 1 unless asked for more); larger inaccessible
+// neighbours are the reserves of heaps.
+constexpr uint64_t kLargestGuardBytes = uint64_t{1} << 20;
+// What is left out above a guard when a larger mapping follows: more than any usual stack.
+constexpr uint64_t kStackBytes = uint64_t{64} << 20;
+// Below and above a robust list's head: the stack and the static thread-local storage are below it,
+// the rest of glibc's control block above.
+constexpr uint64_t kBelowControlBlockBytes = uint64_t{8} << 20;
+constexpr uint64_t kAboveControlBlockBytes = 16 * 1024;
+
+struct Mapping {
+  AddressRange range;
+  absl::string_view permissions;
+  absl::string_view inode;
+  absl::string_view name;
+
+  bool anonymous() const {
+    return inode == "0" && (name.empty() || name == "[heap]" || absl::StartsWith(name, "[anon:"));
+  }
+};
+
+bool ParseLine(absl::string_view line, Mapping* mapping) {
+  std::vector<absl::string_view> fields =
+      absl::StrSplit(line, absl::MaxSplits(absl::ByChar(' '), 5));
+  if (fields.size() < 5) return false;
+  std::pair<absl::string_view, absl::string_view> ends = absl::StrSplit(fields[0], '-');
+  if (!absl::SimpleHexAtoi(ends.first, &mapping->range.start) ||
+      !absl::SimpleHexAtoi(ends.second, &mapping->range.end)) {
+    return false;
+  }
+  mapping->permissions = fields[1];
+  mapping->inode = fields[4];
+  mapping->name = fields.size() > 5 ? absl::StripAsciiWhitespace(fields[5]) : "";
+  return true;
+}
+
+// Appends what is left of `range` without `excluded`, which is sorted.
+void AppendWithout(AddressRange range, const std::vector<AddressRange>& excluded,
+                   std::vector<AddressRange>* out) {
+  for (AddressRange hole : excluded) {
+    AddressRange common = range.Intersect(hole);
+    if (common.empty()) continue;
+    if (common.start > range.start) out->push_back({range.start, common.start});
+    range.start = common.end;
+    if (range.empty()) return;
+  }
+  out->push_back(range);
+}
+
+}  // namespace
+
+AddressMap AddressMap::Parse(absl::string_view maps, const std::vector<AddressRange>& excluded) {
+  std::vector<AddressRange> holes = excluded;
+  std::sort(holes.begin(), holes.end(),
+            [](AddressRange a, AddressRange b) { return a.start < b.start; });
+  AddressMap result;
+  AddressRange guard{};
+  for (absl::string_view line : absl::StrSplit(maps, '\n', absl::SkipEmpty())) {
+    Mapping mapping;
+    if (!ParseLine(line, &mapping)) continue;
+    AddressRange range = mapping.range;
+    bool above_guard = guard.end == range.start && !guard.empty();
+    guard = {};
+    if (!mapping.anonymous()) continue;
+    if (mapping.permissions == "---p") {
+      if (range.bytes() <= kLargestGuardBytes) guard = range;
+      continue;
+    }
+    if (mapping.permissions != "rw-p") continue;
+    if (above_guard) {
+      range.start = range.bytes() > kStackBytes ? range.start + kStackBytes : range.end;
+    }
+    if (!range.empty()) AppendWithout(range, holes, &result.eligible_);
+  }
+  return result;
+}
+
+absl::StatusOr<AddressMap> AddressMap::Read(pid_t pid, const std::vector<AddressRange>& excluded) {
+  std::string maps;
+  absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/maps"), maps);
+  if (!status.ok()) return status;
+  return Parse(maps, excluded);
+}
+
+absl::StatusOr<std::vector<AddressRange>> ThreadControlBlocks(pid_t pid) {
+  std::string path = absl::StrCat("/proc/", pid, "/task");
+  DIR* directory = opendir(path.c_str());
+  if (directory == nullptr) return sys::ErrnoStatus(errno, absl::StrCat("cannot open ", path));
+  std::vector<AddressRange> blocks;
+  while (dirent* entry = readdir(directory)) {
+    pid_t tid = std::atoi(entry->d_name);
+    if (tid == 0) continue;
+    robust_list_head* head = nullptr;
+    size_t length = 0;
+    if (syscall(SYS_get_robust_list, tid, &head, &length) != 0) continue;  // it has just ended
+    if (head == nullptr) continue;  // not a thread of libc's: the agent, a runtime of its own
+    Address at = reinterpret_cast<Address>(head);
+    Address start = at > kBelowControlBlockBytes ? at - kBelowControlBlockBytes : 0;
+    blocks.push_back({PageStart(start), PageStart(at + kAboveControlBlockBytes)});
+  }
+  closedir(directory);
+  return blocks;
+}
+
+}  // namespace zmem

@@ -1,0 +1,40 @@
+// Which parts of a process may be managed at all: its mappings, and what must be left alone.
+// Thread-safe: an AddressMap is a value that does not change.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "libzmem/base/page.h"
+
+namespace zmem {
+
+class AddressMap {
+ public:
+  // Reads /proc/PID/maps. Left out are mappings that are not private, anonymous, readable and
+  // writable and not executable; stacks; and every range of `excluded`.
+  // Errors: NotFound when the process is gone, or what reading says.
+  static absl::StatusOr<AddressMap> Read(pid_t pid, const std::vector<AddressRange>& excluded);
+
+  // The same from the text of a maps file.
+  static AddressMap Parse(absl::string_view maps, const std::vector<AddressRange>& excluded);
+
+  // What may be managed: page-aligned, ascending, disjoint; each range lies in one mapping.
+  const std::vector<AddressRange>& eligible() const { return eligible_; }
+
+ private:
+  std::vector<AddressRange> eligible_;
+};
+
+// The memory around the control block of each thread of `pid`, found by its robust list, which libc
+// keeps there: a thread that is exiting gets no fault service (FACTS 18). Includes the stack below
+// it. Threads without such a list (not libc's) and threads still starting are not in the result;
+// Parse leaves their stacks out by their shape.
+absl::StatusOr<std::vector<AddressRange>> ThreadControlBlocks(pid_t pid);
+
+}  // namespace zmem

@@ -1,0 +1,75 @@
+#include "libzmem/uffd/pagemap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "libzmem/base/check.h"
+#include "libzmem/base/kernel_abi.h"
+
+namespace zmem {
+
+absl::StatusOr<Pagemap> Pagemap::Open(pid_t pid) {
+  std::string path = absl::StrCat("/proc/", pid, "/pagemap");
+  int fd = sys::Open(path.c_str(), O_RDONLY);
+  if (fd < 0) return sys::ErrnoStatus(-fd, absl::StrCat("cannot open ", path));
+  Pagemap pagemap;
+  pagemap.fd_.reset(fd);
+  pm_scan_arg probe{};
+  probe.size = sizeof probe;
+  int result = sys::Ioctl(fd, PAGEMAP_SCAN, &probe);
+  if (result == -ENOTTY) {
+    return absl::FailedPreconditionError(
+        "this kernel has no PAGEMAP_SCAN; zmem needs Linux 6.8 or later");
+  }
+  return pagemap;
+}
+
+int Pagemap::ScanPresent(AddressRange range, uint64_t first_chunk,
+                         std::span<wire::PageSet> present) const {
+  constexpr size_t kRegions = 512;  // a call's worth; more calls follow where it fills up
+  page_region regions[kRegions];
+  Address at = range.start;
+  while (at < range.end) {
+    pm_scan_arg scan{};
+    scan.size = sizeof scan;
+    scan.start = at;
+    scan.end = range.end;
+    scan.vec = reinterpret_cast<uint64_t>(regions);
+    scan.vec_len = kRegions;
+    scan.category_inverted = PAGE_IS_PFNZERO | PAGE_IS_FILE;
+    scan.category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS_FILE;
+    int found = sys::Ioctl(fd_.get(), PAGEMAP_SCAN, &scan);
+    if (found < 0) return found;
+    for (int i = 0; i < found; ++i) {
+      for (Address page = regions[i].start; page < regions[i].end; page += kPageBytes) {
+        uint64_t chunk = ChunkNumber(page) - first_chunk;
+        ZMEM_CHECK(chunk < present.size());
+        present[chunk].Add(PageInChunk(page));
+      }
+    }
+    if (scan.walk_end <= at) return -ESRCH;  // no progress: the address space is gone
+    at = scan.walk_end;
+  }
+  return 0;
+}
+
+int Pagemap::FindAbsent(Address start, std::span<bool> absent) const {
+  // Bits 63 present, 62 swapped, 58 guard region (6.15), 57 write-protected by userfaultfd.
+  constexpr uint64_t kSomethingThere =
+      (uint64_t{1} << 63) | (uint64_t{1} << 62) | (uint64_t{1} << 58) | (uint64_t{1} << 57);
+  uint64_t entries[kPagesPerChunk];
+  ZMEM_CHECK(absent.size() <= kPagesPerChunk);
+  ssize_t want = static_cast<ssize_t>(absent.size() * sizeof entries[0]);
+  ssize_t got = sys::Pread(fd_.get(), entries, static_cast<size_t>(want),
+                           (start >> kPageShift) * sizeof entries[0]);
+  if (got < 0) return static_cast<int>(got);
+  if (got != want) return -ESRCH;
+  for (size_t i = 0; i < absent.size(); ++i) absent[i] = (entries[i] & kSomethingThere) == 0;
+  return 0;
+}
+
+}  // namespace zmem

@@ -1,0 +1,166 @@
+// What the agent in a program and zmemd say to each other over a SOCK_SEQPACKET Unix socket: one
+// message a packet, fixed layouts, at most kMaxMessageBytes. Plain data, usable from the preloaded
+// library. The header's first three fields never change, so that any two versions can tell each
+// other that they do not fit.
+//
+//   agent                                    zmemd
+//     Hello ───────────────────────────────►   authenticates by SO_PEERCRED and SO_PEERPIDFD
+//     ◄──────────────── Welcome + /dev/userfaultfd   (or Refuse: with the reason)
+//     Userfaultfd + descriptor ────────────►   handshake, registration, token proof
+//     ◄─────────────────────────────── Attached
+//     ◄─────────── Move / Discard              then, until either side ends:
+//     Report ──────────────────────────────►   one Report for every Move and Discard
+//     ◄───────────────────────────────── Detach
+//
+// A forked child already has a userfaultfd, which zmemd holds: its Hello carries the token that its
+// token page was filled with, zmemd answers Attached with the child's descriptor, and no
+// Userfaultfd message follows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "libzmem/base/page.h"
+
+namespace zmem::wire {
+
+inline constexpr uint32_t kMagic = 0x4d454d5a;  // "ZMEM" in memory
+inline constexpr uint16_t kVersion = 1;
+inline constexpr size_t kMaxMessageBytes = 1024;
+
+enum class MessageType : uint16_t {
+  kHello = 1,
+  kWelcome = 2,
+  kRefuse = 3,
+  kUserfaultfd = 4,
+  kAttached = 5,
+  kMove = 6,
+  kDiscard = 7,
+  kReport = 8,
+  kDetach = 9,
+};
+
+struct Header {
+  uint32_t magic = kMagic;
+  uint16_t version = kVersion;
+  MessageType type;
+  uint32_t message_bytes;
+  uint32_t sequence = 0;  // a Report carries that of what it answers
+};
+static_assert(sizeof(Header) == 16);
+
+// 16 random bytes that tie a descriptor, a process and its memory together. All zero: none.
+struct Token {
+  uint64_t words[2] = {};
+  bool empty() const { return words[0] == 0 && words[1] == 0; }
+  friend bool operator==(const Token&, const Token&) = default;
+};
+
+struct Hello {
+  Header header{.type = MessageType::kHello, .message_bytes = sizeof(Hello)};
+  Token token;              // a forked child's, else empty
+  uint64_t resident_bytes;  // of the program, when it asked
+  AddressRange agent;       // the agent's stack and buffers: never to be evicted
+  AddressRange staging;     // kChunkBytes-aligned; slabs of one chunk each
+  Address token_page;       // one page, wiped on fork
+  // Zero if the daemon's own min_resident decides, else the program's (ZMEM_MIN_RESIDENT).
+  uint64_t min_resident_bytes;
+  int32_t agent_tid;
+  int32_t reserved = 0;
+};
+
+struct Welcome {
+  Header header{.type = MessageType::kWelcome, .message_bytes = sizeof(Welcome)};
+};
+
+enum class RefuseReason : uint32_t {
+  kVersion = 1,     // the other side's version is in its header
+  kTooSmall = 2,    // come back when resident_bytes has passed min_resident_bytes
+  kNotAllowed = 3,  // the process may not be managed
+  kFailed = 4,      // something went wrong on zmemd's side
+  kStopping = 5,
+  kUnknownToken = 6,  // of an earlier zmemd, which put everything back: wipe it and come again
+};
+
+struct Refuse {
+  Header header{.type = MessageType::kRefuse, .message_bytes = sizeof(Refuse)};
+  RefuseReason reason;
+  uint32_t reserved = 0;
+  uint64_t min_resident_bytes = 0;  // for kTooSmall
+  char text[256] = {};              // one line, zero-terminated
+};
+
+struct Userfaultfd {
+  Header header{.type = MessageType::kUserfaultfd, .message_bytes = sizeof(Userfaultfd)};
+};
+
+struct Attached {
+  Header header{.type = MessageType::kAttached, .message_bytes = sizeof(Attached)};
+};
+
+// One bit a page of a chunk.
+struct PageSet {
+  uint64_t words[kPagesPerChunk / 64] = {};
+
+  constexpr bool Has(size_t page) const { return (words[page / 64] >> (page % 64)) & 1; }
+  constexpr void Add(size_t page) { words[page / 64] |= uint64_t{1} << (page % 64); }
+  constexpr void Remove(size_t page) { words[page / 64] &= ~(uint64_t{1} << (page % 64)); }
+  constexpr size_t count() const {
+    size_t total = 0;
+    for (uint64_t word : words) total += static_cast<size_t>(__builtin_popcountll(word));
+    return total;
+  }
+  constexpr bool empty() const { return count() == 0; }
+  constexpr PageSet And(const PageSet& other) const {
+    PageSet both;
+    for (size_t i = 0; i < kPagesPerChunk / 64; ++i) both.words[i] = words[i] & other.words[i];
+    return both;
+  }
+  constexpr PageSet Without(const PageSet& other) const {
+    PageSet rest;
+    for (size_t i = 0; i < kPagesPerChunk / 64; ++i) rest.words[i] = words[i] & ~other.words[i];
+    return rest;
+  }
+  // The first page at or after `from` whose membership is `member`; kPagesPerChunk if there is
+  // none.
+  constexpr size_t Next(size_t from, bool member) const {
+    while (from < kPagesPerChunk && Has(from) != member) ++from;
+    return from;
+  }
+};
+
+// Move the pages of `pages` from source + i pages to target + i pages, with UFFDIO_MOVE. One of the
+// two is a slab of the staging area. Pages that refuse stay where they are.
+struct Move {
+  Header header{.type = MessageType::kMove, .message_bytes = sizeof(Move)};
+  Address source;
+  Address target;
+  PageSet pages;
+};
+
+// Drop the pages of `pages` of a slab.
+struct Discard {
+  Header header{.type = MessageType::kDiscard, .message_bytes = sizeof(Discard)};
+  Address slab;
+  PageSet pages;
+};
+
+struct Report {
+  Header header{.type = MessageType::kReport, .message_bytes = sizeof(Report)};
+  PageSet done;          // pages moved or dropped
+  uint32_t busy = 0;     // EBUSY: pinned, or shared after a fork
+  uint32_t invalid = 0;  // EINVAL: locked, read-only, not anonymous
+  uint32_t absent = 0;   // ENOENT: a hole, or unmapped meanwhile
+  uint32_t other = 0;
+  int32_t last_errno = 0;  // of the last page counted in `other`
+  uint32_t reserved = 0;
+};
+
+struct Detach {
+  Header header{.type = MessageType::kDetach, .message_bytes = sizeof(Detach)};
+};
+
+static_assert(sizeof(Hello) <= kMaxMessageBytes && sizeof(Refuse) <= kMaxMessageBytes &&
+              sizeof(Move) <= kMaxMessageBytes && sizeof(Report) <= kMaxMessageBytes);
+
+}  // namespace zmem::wire

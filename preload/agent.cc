@@ -1,0 +1,501 @@
+#include "preload/agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#include "libzmem/base/kernel_abi.h"
+#include "preload/line.h"
+#include "preload/lockdown.h"
+#include "preload/raw_syscall.h"
+
+namespace zmem {
+namespace {
+
+using raw::AsLong;
+using raw::Syscall;
+
+// Short-lived programs end before this and have paid one thread start and no more.
+constexpr int64_t kFirstSleepMs = 250;
+// How often a small program looks at its size at most: a wake-up costs some microseconds.
+constexpr int64_t kLongestSleepMs = 4000;
+constexpr int64_t kLongestReconnectMs = 30'000;
+// Slabs tried for the staging area, most first: it is address space, which RLIMIT_AS may bound.
+constexpr size_t kStagingSlabs[] = {64, 16, 4};
+// How often a page's EAGAIN is tried again: it lasts as long as an event waits to be read, which
+// zmemd does at once; a page that stays busy longer is left for another time.
+constexpr int kMoveRetries = 50;
+
+enum class Outcome {
+  kTooSmall,    // come again: later, when larger, or at once with a wiped token
+  kNoDaemon,    // nobody listens, or it hung up before anything was out
+  kRefused,     // for good
+  kDetached,    // zmemd has put everything back
+  kDaemonDied,  // while pages may be out
+};
+
+void SleepMs(int64_t ms) {
+  timespec duration{ms / 1000, (ms % 1000) * 1'000'000};
+  Syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, AsLong(&duration), AsLong(&duration));
+}
+
+class Agent {
+ public:
+  explicit Agent(AgentState* state) : state_(*state) {}
+
+  [[noreturn]] void Run();
+
+ private:
+  void SetUp();
+  uint64_t ResidentBytes() const;
+  Outcome AttachAndServe();
+  Outcome Connect();
+  Outcome SayHello();
+  Outcome HandOverUserfaultfd();
+  Outcome Serve();
+  bool MapStaging();
+  void UnmapStaging();
+  void WipeTokenPage();
+  bool RunMove(const wire::Move& move);
+  bool RunDiscard(const wire::Discard& discard);
+  // One UFFDIO_MOVE; returns 0 or the error of the first page that did not move, and sets `moved`.
+  int MovePages(Address target, Address source, size_t pages, size_t* moved);
+
+  // Returns the message's size, 0 at the end of the connection, or a negative errno.
+  long Receive(void* buffer, int* descriptor);
+  bool Send(const void* message, size_t message_bytes, int descriptor = -1);
+
+  void Explain(const char* what, const char* detail = "");
+  void Print(const Line& line);
+  [[noreturn]] void EndProgram();
+  [[noreturn]] void WatchOrphan();
+
+  AgentState& state_;
+  long pid_ = 0;
+  int self_ = -1;    // pidfd of this process
+  int statm_ = -1;   // /proc/self/statm
+  int socket_ = -1;  // to zmemd
+  int uffd_ = -1;
+  AddressRange staging_{};
+  uint64_t min_resident_bytes_ = 0;
+  bool explained_ = false;
+};
+
+void Agent::SetUp() {
+  // The copies that clone made of the program's descriptors: a pipe's far end must not wait for us.
+  Syscall(SYS_close_range, 0, ~0U, 0);
+  Syscall(SYS_prctl, PR_SET_NAME, AsLong("zmem-agent"));
+  pid_ = Syscall(SYS_getpid);
+  self_ = static_cast<int>(Syscall(SYS_pidfd_open, pid_, 0));
+  statm_ = static_cast<int>(
+      Syscall(SYS_openat, AT_FDCWD, AsLong("/proc/self/statm"), O_RDONLY | O_CLOEXEC));
+  min_resident_bytes_ = state_.options.min_resident_bytes;
+}
+
+uint64_t Agent::ResidentBytes() const {
+  char text[128];
+  long got = Syscall(SYS_pread64, statm_, AsLong(text), sizeof text, 0);
+  uint64_t fields[2] = {};
+  size_t field = 0;
+  for (long i = 0; i < got && field < 2; ++i) {
+    if (text[i] == ' ') {
+      ++field;
+    } else if (text[i] >= '0' && text[i] <= '9') {
+      fields[field] = fields[field] * 10 + static_cast<uint64_t>(text[i] - '0');
+    }
+  }
+  return fields[1] * kPageBytes;
+}
+
+void Agent::Run() {
+  SetUp();
+  if (!state_.options.required) SleepMs(kFirstSleepMs);
+  if (LockDownThread() < 0) {
+    Explain("the kernel does not let the agent lock itself down");
+    if (state_.options.required) EndProgram();
+    Syscall(SYS_exit, 0);
+  }
+  int64_t sleep_ms = kFirstSleepMs;
+  for (;;) {
+    bool managed_parent = !state_.token_page->empty();
+    if (!managed_parent && ResidentBytes() < min_resident_bytes_) {
+      SleepMs(sleep_ms);
+      if ((sleep_ms *= 2) > kLongestSleepMs) sleep_ms = kLongestSleepMs;
+      continue;
+    }
+    switch (AttachAndServe()) {
+      case Outcome::kTooSmall:
+        break;
+      case Outcome::kDetached:
+        sleep_ms = kFirstSleepMs;
+        break;
+      case Outcome::kNoDaemon:
+        if (state_.options.required) EndProgram();
+        if ((sleep_ms *= 2) > kLongestReconnectMs) sleep_ms = kLongestReconnectMs;
+        break;
+      case Outcome::kRefused:
+        if (state_.options.required) EndProgram();
+        Syscall(SYS_exit, 0);
+        break;
+      case Outcome::kDaemonDied:
+        WatchOrphan();
+    }
+    SleepMs(sleep_ms);
+  }
+}
+
+Outcome Agent::AttachAndServe() {
+  Outcome outcome = Connect();
+  if (outcome == Outcome::kDetached) outcome = Serve();
+  // After Serve only a clean end may close the descriptor; before Attached nothing is out.
+  if (outcome != Outcome::kDaemonDied) {
+    if (uffd_ >= 0) Syscall(SYS_close, uffd_);
+    uffd_ = -1;
+    UnmapStaging();
+    if (outcome == Outcome::kDetached) WipeTokenPage();
+  }
+  if (socket_ >= 0) Syscall(SYS_close, socket_);
+  socket_ = -1;
+  return outcome;
+}
+
+// kDetached stands for "connected and attached; go on" here and in the steps below.
+Outcome Agent::Connect() {
+  socket_ = static_cast<int>(Syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  for (size_t i = 0; i < sizeof address.sun_path; ++i) {
+    address.sun_path[i] = state_.options.socket_path[i];
+  }
+  long result = Syscall(SYS_connect, socket_, AsLong(&address), sizeof address);
+  if (result < 0) {
+    Explain(result == -EACCES ? "may not connect to zmemd at " : "no zmemd is listening at ",
+            state_.options.socket_path);
+    return Outcome::kNoDaemon;
+  }
+  if (!MapStaging()) {
+    Explain("no address space is left for the staging area");
+    return Outcome::kRefused;
+  }
+  return SayHello();
+}
+
+bool Agent::MapStaging() {
+  for (size_t slabs : kStagingSlabs) {
+    uint64_t bytes = slabs * kChunkBytes;
+    // One chunk more, of which the unaligned ends are given back.
+    long mapped =
+        Syscall(SYS_mmap, 0, static_cast<long>(bytes + kChunkBytes), PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped < 0 && mapped > -4096) continue;
+    Address start = static_cast<Address>(mapped);
+    Address aligned = ChunkStart(start + kChunkBytes - 1);
+    Address end = start + bytes + kChunkBytes;
+    if (aligned > start) Syscall(SYS_munmap, mapped, static_cast<long>(aligned - start));
+    if (end > aligned + bytes) {
+      Syscall(SYS_munmap, static_cast<long>(aligned + bytes),
+              static_cast<long>(end - aligned - bytes));
+    }
+    staging_ = {aligned, aligned + bytes};
+    // A child has no use for the copies, and a dump none for the doubles.
+    Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTFORK);
+    Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTDUMP);
+    return true;
+  }
+  return false;
+}
+
+void Agent::UnmapStaging() {
+  if (staging_.empty()) return;
+  Syscall(SYS_munmap, static_cast<long>(staging_.start), static_cast<long>(staging_.bytes()));
+  staging_ = {};
+}
+
+// Absent again, so that zmemd can fill it, and empty when read.
+void Agent::WipeTokenPage() {
+  Syscall(SYS_madvise, AsLong(state_.token_page), kPageBytes, MADV_DONTNEED);
+}
+
+Outcome Agent::SayHello() {
+  wire::Hello hello{};
+  hello.token = *state_.token_page;
+  if (hello.token.empty()) WipeTokenPage();
+  hello.resident_bytes = ResidentBytes();
+  hello.agent = state_.mapping;
+  hello.staging = staging_;
+  hello.token_page = reinterpret_cast<Address>(state_.token_page);
+  hello.agent_tid = static_cast<int32_t>(Syscall(SYS_gettid));
+  hello.min_resident_bytes =
+      state_.options.min_resident_given ? state_.options.min_resident_bytes : 0;
+  if (!Send(&hello, sizeof hello)) return Outcome::kNoDaemon;
+
+  alignas(8) char buffer[wire::kMaxMessageBytes];
+  auto* header = reinterpret_cast<wire::Header*>(buffer);
+  int descriptor = -1;
+  long got = Receive(buffer, &descriptor);
+  if (got <= 0) {
+    Explain(got == -EAGAIN ? "zmemd does not answer at " : "zmemd hung up at ",
+            state_.options.socket_path);
+    return Outcome::kNoDaemon;
+  }
+  if (got < static_cast<long>(sizeof *header) || header->magic != wire::kMagic) {
+    Explain("something that is not zmemd answers at ", state_.options.socket_path);
+    return Outcome::kRefused;
+  }
+  if (header->version != wire::kVersion) {
+    Line line;
+    line << "zmem: this library speaks protocol " << wire::kVersion << ", zmemd at "
+         << state_.options.socket_path << " speaks " << header->version
+         << "; install matching versions\n";
+    if (state_.options.verbose || state_.options.required) Print(line);
+    return Outcome::kRefused;
+  }
+  if (header->type == wire::MessageType::kRefuse && got == sizeof(wire::Refuse)) {
+    auto* refuse = reinterpret_cast<wire::Refuse*>(buffer);
+    if (refuse->reason == wire::RefuseReason::kTooSmall) {
+      min_resident_bytes_ = refuse->min_resident_bytes;
+      return Outcome::kTooSmall;
+    }
+    if (refuse->reason == wire::RefuseReason::kUnknownToken) {
+      WipeTokenPage();
+      return Outcome::kTooSmall;
+    }
+    refuse->text[sizeof refuse->text - 1] = '\0';
+    Explain("zmemd refused: ", refuse->text);
+    return refuse->reason == wire::RefuseReason::kStopping ? Outcome::kNoDaemon : Outcome::kRefused;
+  }
+  if (header->type == wire::MessageType::kAttached && descriptor >= 0) {
+    uffd_ = descriptor;  // a forked child's: made by the kernel, handed to us by zmemd
+    return Outcome::kDetached;
+  }
+  if (header->type != wire::MessageType::kWelcome || descriptor < 0) {
+    Explain("zmemd's answer makes no sense at ", state_.options.socket_path);
+    return Outcome::kRefused;
+  }
+  uffd_ =
+      static_cast<int>(Syscall(SYS_ioctl, descriptor, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+  Syscall(SYS_close, descriptor);
+  return HandOverUserfaultfd();
+}
+
+Outcome Agent::HandOverUserfaultfd() {
+  if (uffd_ < 0) {
+    Explain("the kernel gives no userfaultfd");
+    return Outcome::kRefused;
+  }
+  wire::Userfaultfd message{};
+  if (!Send(&message, sizeof message, uffd_)) return Outcome::kNoDaemon;
+  alignas(8) char buffer[wire::kMaxMessageBytes];
+  auto* header = reinterpret_cast<wire::Header*>(buffer);
+  long got = Receive(buffer, nullptr);
+  if (got >= static_cast<long>(sizeof *header) && header->magic == wire::kMagic) {
+    if (header->type == wire::MessageType::kAttached) return Outcome::kDetached;
+    if (header->type == wire::MessageType::kRefuse && got == sizeof(wire::Refuse)) {
+      auto* refuse = reinterpret_cast<wire::Refuse*>(buffer);
+      refuse->text[sizeof refuse->text - 1] = '\0';
+      Explain("zmemd refused: ", refuse->text);
+      return Outcome::kRefused;
+    }
+  }
+  Explain("zmemd hung up while attaching at ", state_.options.socket_path);
+  return Outcome::kNoDaemon;
+}
+
+Outcome Agent::Serve() {
+  // From here on the only bound on a wait is zmemd's life.
+  alignas(8) char buffer[wire::kMaxMessageBytes];
+  auto* header = reinterpret_cast<wire::Header*>(buffer);
+  for (;;) {
+    pollfd readable{socket_, POLLIN, 0};
+    Syscall(SYS_poll, AsLong(&readable), 1, -1);
+    long got = Receive(buffer, nullptr);
+    if (got == -EINTR || got == -EAGAIN) continue;
+    if (got < static_cast<long>(sizeof *header)) return Outcome::kDaemonDied;
+    bool answered = false;
+    if (header->type == wire::MessageType::kDetach) return Outcome::kDetached;
+    if (header->type == wire::MessageType::kMove && got == sizeof(wire::Move)) {
+      answered = RunMove(*reinterpret_cast<wire::Move*>(buffer));
+    } else if (header->type == wire::MessageType::kDiscard && got == sizeof(wire::Discard)) {
+      answered = RunDiscard(*reinterpret_cast<wire::Discard*>(buffer));
+    }
+    if (!answered) return Outcome::kDaemonDied;
+  }
+}
+
+int Agent::MovePages(Address target, Address source, size_t pages, size_t* moved) {
+  uffdio_move move{};
+  move.dst = target;
+  move.src = source;
+  move.len = pages * kPageBytes;
+  long result = Syscall(SYS_ioctl, uffd_, UFFDIO_MOVE, AsLong(&move));
+  *moved = result == 0 ? pages : move.move > 0 ? static_cast<size_t>(move.move) / kPageBytes : 0;
+  return static_cast<int>(-result);
+}
+
+bool Agent::RunMove(const wire::Move& move) {
+  wire::Report report{};
+  report.header.sequence = move.header.sequence;
+  int retries = 0;
+  size_t page = move.pages.Next(0, true);
+  while (page < kPagesPerChunk) {
+    size_t end = move.pages.Next(page, false);
+    size_t moved = 0;
+    int error = MovePages(move.target + page * kPageBytes, move.source + page * kPageBytes,
+                          end - page, &moved);
+    for (size_t i = 0; i < moved; ++i) report.done.Add(page + i);
+    page += moved;
+    if (moved > 0) retries = 0;
+    if (page < end && moved == 0) {
+      if (error == EAGAIN && ++retries < kMoveRetries) {
+        SleepMs(1);  // an event waits to be read; zmemd's reading thread does not wait for us
+        continue;
+      }
+      if (error == EBUSY)
+        ++report.busy;
+      else if (error == EINVAL)
+        ++report.invalid;
+      else if (error == ENOENT)
+        ++report.absent;
+      else {
+        ++report.other;
+        report.last_errno = error;
+      }
+      retries = 0;
+      ++page;  // judged alone; the rest of the run is tried again
+    }
+    if (page >= end || !move.pages.Has(page)) page = move.pages.Next(page, true);
+  }
+  return Send(&report, sizeof report);
+}
+
+bool Agent::RunDiscard(const wire::Discard& discard) {
+  wire::Report report{};
+  report.header.sequence = discard.header.sequence;
+  size_t page = discard.pages.Next(0, true);
+  while (page < kPagesPerChunk) {
+    size_t end = discard.pages.Next(page, false);
+    Address start = discard.slab + page * kPageBytes;
+    // Nothing but the staging area is ever dropped, whatever a message says.
+    if (start < staging_.start || discard.slab + end * kPageBytes > staging_.end) return false;
+    long result = Syscall(SYS_madvise, static_cast<long>(start),
+                          static_cast<long>((end - page) * kPageBytes), MADV_DONTNEED);
+    if (result == 0) {
+      for (size_t i = page; i < end; ++i) report.done.Add(i);
+    } else {
+      ++report.other;
+      report.last_errno = static_cast<int32_t>(-result);
+    }
+    page = discard.pages.Next(end, true);
+  }
+  return Send(&report, sizeof report);
+}
+
+bool Agent::Send(const void* message, size_t message_bytes, int descriptor) {
+  iovec vector{const_cast<void*>(message), message_bytes};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr header{};
+  header.msg_iov = &vector;
+  header.msg_iovlen = 1;
+  if (descriptor >= 0) {
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof descriptor);
+    *reinterpret_cast<int*>(CMSG_DATA(rights)) = descriptor;
+  }
+  return Syscall(SYS_sendmsg, socket_, AsLong(&header), MSG_NOSIGNAL) ==
+         static_cast<long>(message_bytes);
+}
+
+long Agent::Receive(void* buffer, int* descriptor) {
+  // zmemd answers within milliseconds; one that does not for this long is treated as absent.
+  constexpr int kAnswerTimeoutMs = 10'000;
+  pollfd readable{socket_, POLLIN, 0};
+  long ready = Syscall(SYS_poll, AsLong(&readable), 1, kAnswerTimeoutMs);
+  if (ready == 0) return -EAGAIN;
+  if (ready < 0) return ready;
+  iovec vector{buffer, wire::kMaxMessageBytes};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr header{};
+  header.msg_iov = &vector;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  long got = Syscall(SYS_recvmsg, socket_, AsLong(&header), MSG_CMSG_CLOEXEC);
+  cmsghdr* rights = got >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
+  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
+    int received = *reinterpret_cast<int*>(CMSG_DATA(rights));
+    if (descriptor != nullptr) {
+      *descriptor = received;
+    } else {
+      Syscall(SYS_close, received);
+    }
+  }
+  return got;
+}
+
+void Agent::Explain(const char* what, const char* detail) {
+  if (!state_.options.verbose && !state_.options.required) return;
+  if (explained_) return;  // once is enough: the same reason comes back at every try
+  explained_ = true;
+  Line line;
+  line << "zmem: this program is not managed: " << what << detail << "\n";
+  Print(line);
+}
+
+void Agent::Print(const Line& line) {
+  int error_output = static_cast<int>(Syscall(SYS_pidfd_getfd, self_, 2, 0));
+  if (error_output < 0) return;
+  Syscall(SYS_write, error_output, AsLong(line.data()), static_cast<long>(line.length()));
+  Syscall(SYS_close, error_output);
+}
+
+void Agent::EndProgram() {
+  constexpr int kUnavailable = 69;  // EX_UNAVAILABLE of sysexits.h
+  Syscall(SYS_exit_group, kUnavailable);
+  __builtin_unreachable();
+}
+
+// zmemd is gone and pages may be out. Whoever touches one waits; a program that has waited for
+// longer than the timeout is ended, since nobody else will bring its memory back. A program that
+// touches none runs on.
+void Agent::WatchOrphan() {
+  constexpr int64_t kPeriodMs = 100;
+  // Faults that zmemd had read but not answered go back to the queue, where the poll below sees
+  // them (FACTS 2). The range is all of a program's address space.
+  uffdio_range everything{};
+  everything.start = 0x10000;
+  everything.len = 0x7fffffff0000 - everything.start;
+  Syscall(SYS_ioctl, uffd_, UFFDIO_WAKE, AsLong(&everything));
+  int64_t waiting_ms = 0;
+  for (;;) {
+    pollfd pending{uffd_, POLLIN, 0};
+    long ready = Syscall(SYS_poll, AsLong(&pending), 1, 0);
+    waiting_ms = ready > 0 && (pending.revents & POLLIN) != 0 ? waiting_ms + kPeriodMs : 0;
+    if (waiting_ms > int64_t{state_.options.daemon_timeout_s} * 1000) {
+      Line line;
+      line << "zmem: zmemd died while it kept memory of this program; ended after waiting "
+           << state_.options.daemon_timeout_s << " s for it (ZMEM_DAEMON_TIMEOUT)\n";
+      Print(line);
+      Syscall(SYS_kill, pid_, SIGKILL);
+    }
+    SleepMs(kPeriodMs);
+  }
+}
+
+}  // namespace
+
+void RunAgent(AgentState* state) {
+  Agent agent(state);
+  agent.Run();
+}
+
+}  // namespace zmem

@@ -1,0 +1,54 @@
+// A bare thread: raw clone, not pthread_create, so that glibc keeps its single-threaded fast paths
+// and never counts, cancels or signals it (FACTS 30).
+
+#include <errno.h>
+#include <linux/sched.h>
+#include <signal.h>
+
+#include "preload/agent.h"
+#include "preload/raw_syscall.h"
+
+namespace zmem {
+namespace {
+
+// CLONE_FILES is missing on purpose: the thread gets a descriptor table of its own. So is
+// CLONE_SETTLS: the thread never uses thread-local storage.
+constexpr unsigned long kCloneFlags =
+    CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+
+// Calls clone, and in the new thread RunAgent(state) on `stack_top`, whose stack holds no return
+// address to come back to.
+long CloneInto(void* stack_top, AgentState* state) {
+  long result;
+  register long r10 asm("r10") = 0;
+  register long r8 asm("r8") = 0;
+  register AgentState* kept asm("r12") = state;
+  asm volatile(
+      "syscall\n\t"
+      "test %%rax, %%rax\n\t"
+      "jnz 1f\n\t"
+      "xor %%ebp, %%ebp\n\t"
+      "mov %%r12, %%rdi\n\t"
+      "call *%[body]\n\t"
+      "hlt\n"
+      "1:"
+      : "=a"(result)
+      : "a"(SYS_clone), "D"(kCloneFlags), "S"(stack_top), "d"(0), "r"(r10), "r"(r8),
+        "r"(kept), [body] "r"(&RunAgent)
+      : "rcx", "r11", "memory");
+  return result;
+}
+
+}  // namespace
+
+int StartAgentThread(AgentState* state) {
+  // All signals are blocked around the clone, and the thread inherits the mask.
+  uint64_t all = ~uint64_t{0};
+  uint64_t before = 0;
+  raw::Syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw::AsLong(&all), raw::AsLong(&before), 8);
+  long result = CloneInto(reinterpret_cast<void*>(state->mapping.end - 64), state);
+  raw::Syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw::AsLong(&before), 0, 8);
+  return result < 0 ? static_cast<int>(result) : 0;
+}
+
+}  // namespace zmem

@@ -1,0 +1,159 @@
+// libzmem.so's way into a program: a constructor that reads the environment and starts the agent,
+// and a fork hook that starts one in the child. It registers nothing, wraps nothing, exports
+// nothing, and never fails a program that did not ask for it (ZMEM_REQUIRED=1).
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <new>
+
+#include "preload/agent.h"
+#include "preload/line.h"
+
+namespace zmem {
+namespace {
+
+constexpr char kDefaultSocket[] = "/run/zmem/zmemd.sock";
+constexpr int kUnavailable = 69;  // EX_UNAVAILABLE of sysexits.h
+
+// The agent's mapping, of this process or (before the fork hook ran) its parent's.
+AgentState* g_agent = nullptr;
+
+bool IsOn(const char* name) {
+  const char* value = getenv(name);
+  return value != nullptr && value[0] == '1';
+}
+
+// "16M" and the like: digits with at most one of K, M, G. Anything else leaves `bytes` alone.
+bool ParseBytes(const char* text, uint64_t* bytes) {
+  uint64_t value = 0;
+  const char* at = text;
+  for (; *at >= '0' && *at <= '9'; ++at) {
+    if (value > (uint64_t{1} << 50)) return false;
+    value = value * 10 + static_cast<uint64_t>(*at - '0');
+  }
+  if (at == text) return false;
+  unsigned shift = 0;
+  if (*at == 'K' || *at == 'k') shift = 10;
+  if (*at == 'M' || *at == 'm') shift = 20;
+  if (*at == 'G' || *at == 'g') shift = 30;
+  if (shift != 0) ++at;
+  if (*at != '\0') return false;
+  *bytes = value << shift;
+  return true;
+}
+
+void Print(const Line& line) {
+  ssize_t ignored = write(STDERR_FILENO, line.data(), line.length());
+  (void)ignored;
+}
+
+void ReadEnvironment(AgentOptions* options) {
+  options->verbose = IsOn("ZMEM_VERBOSE");
+  options->required = IsOn("ZMEM_REQUIRED");
+  const char* path = getenv("ZMEM_SOCKET");
+  if (path == nullptr || path[0] == '\0') path = kDefaultSocket;
+  if (strlen(path) >= sizeof options->socket_path) {
+    if (options->verbose || options->required) {
+      Line line;
+      Print(line << "zmem: ZMEM_SOCKET is longer than a socket's path may be; using "
+                 << kDefaultSocket << "\n");
+    }
+    path = kDefaultSocket;
+  }
+  strcpy(options->socket_path, path);
+  options->min_resident_bytes = kDefaultMinResidentBytes;
+  if (const char* text = getenv("ZMEM_MIN_RESIDENT")) {
+    options->min_resident_given = ParseBytes(text, &options->min_resident_bytes);
+    if (!options->min_resident_given && options->verbose) {
+      Line line;
+      Print(line << "zmem: ZMEM_MIN_RESIDENT takes a size like 16M; using the default\n");
+    }
+  }
+  if (const char* text = getenv("ZMEM_DAEMON_TIMEOUT")) {
+    uint64_t seconds = 0;
+    if (ParseBytes(text, &seconds) && seconds > 0 && seconds <= 86'400) {
+      options->daemon_timeout_s = static_cast<uint32_t>(seconds);
+    } else if (options->verbose) {
+      Line line;
+      Print(line << "zmem: ZMEM_DAEMON_TIMEOUT takes seconds, 1 to 86400; using "
+                 << options->daemon_timeout_s << "\n");
+    }
+  }
+}
+
+// Whether somebody listens at `path`; errno tells why not.
+bool DaemonListens(const char* path) {
+  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  strcpy(address.sun_path, path);
+  bool connected = connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  int error = errno;
+  close(fd);
+  errno = error;
+  return connected;
+}
+
+void RequireDaemon(const AgentOptions& options) {
+  if (DaemonListens(options.socket_path)) return;
+  Line line;
+  line << "zmem: ZMEM_REQUIRED=1, but "
+       << (errno == EACCES ? "this user may not connect to zmemd at " : "no zmemd is listening at ")
+       << options.socket_path << "\n";
+  Print(line);
+  _exit(kUnavailable);
+}
+
+// Maps the agent's state and stack, and the token page. Returns null when there is no room.
+AgentState* MapAgent() {
+  void* mapping = mmap(nullptr, kAgentMappingBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  void* token_page = mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (token_page == MAP_FAILED || madvise(token_page, kPageBytes, MADV_WIPEONFORK) != 0) {
+    munmap(mapping, kAgentMappingBytes);
+    return nullptr;
+  }
+  auto* state = static_cast<AgentState*>(mapping);
+  Address start = reinterpret_cast<Address>(mapping);
+  state->mapping = {start, start + kAgentMappingBytes};
+  state->token_page = static_cast<wire::Token*>(token_page);
+  return state;
+}
+
+// A child of fork has the agent's mapping but not its thread.
+void StartAgentInChild() {
+  if (g_agent != nullptr) StartAgentThread(g_agent);
+}
+
+__attribute__((constructor)) void Start() {
+  if (getauxval(AT_SECURE) != 0) return;
+  const char* off = getenv("ZMEM");
+  if (off != nullptr && off[0] == '0' && off[1] == '\0') return;
+  int saved_errno = errno;
+  if (AgentState* state = MapAgent()) {
+    new (&state->options) AgentOptions();
+    ReadEnvironment(&state->options);
+    if (state->options.required) RequireDaemon(state->options);
+    if (StartAgentThread(state) == 0) {
+      g_agent = state;
+      pthread_atfork(nullptr, nullptr, StartAgentInChild);
+    } else if (state->options.required) {
+      _exit(kUnavailable);
+    }
+  }
+  errno = saved_errno;
+}
+
+}  // namespace
+}  // namespace zmem

@@ -1,0 +1,335 @@
+#include "zmemd/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "zmemd/kernel_check.h"
+#include "zmemd/version.h"
+
+namespace zmem {
+namespace {
+
+// What 16 TiB of managed memory need: address space, not memory.
+constexpr uint64_t kMaxChunks = uint64_t{1} << 23;
+constexpr uint64_t kPoolReservedBytes = uint64_t{1} << 40;
+// A page that compresses to more than this is not worth its decompression (fat_threshold_percent
+// of a host without a backing file).
+constexpr size_t kMaxObjectBytes = kPageBytes * 90 / 100;
+constexpr int kSweepPeriodMs = 500;
+constexpr int kFirstByteTimeoutMs = 5000;
+
+}  // namespace
+
+Server::Server(const Config& config, std::string socket_path)
+    : config_(config), socket_path_(std::move(socket_path)) {}
+
+Server::~Server() {
+  if (listener_.valid()) unlink(socket_path_.c_str());
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint64_t ram_bytes,
+                                                      const std::string& socket_path) {
+  std::unique_ptr<Server> server(new Server(config, socket_path));
+  absl::StatusOr<UniqueFd> device = CheckKernel();
+  if (!device.ok()) return device.status();
+  server->device_ = *std::move(device);
+
+  Zpool::Options pool_options;
+  pool_options.limit_bytes = ram_bytes / 100 * config.max_pool_percent;
+  pool_options.reserved_bytes = kPoolReservedBytes;
+  absl::StatusOr<std::unique_ptr<Zpool>> pool = Zpool::Create(pool_options);
+  if (!pool.ok()) return pool.status();
+  server->pool_ = *std::move(pool);
+  absl::StatusOr<std::unique_ptr<ChunkArena>> arena = ChunkArena::Create(kMaxChunks);
+  if (!arena.ok()) return arena.status();
+  server->arena_ = *std::move(arena);
+
+  PageStore::Options store_options;
+  store_options.compressor = FindCompressor(config.compressor);
+  store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
+  store_options.max_object_bytes = kMaxObjectBytes;
+  server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
+  server->reclaim_options_.cold_age_ns = config.cold_age_ns;
+  server->reclaim_options_.scan_interval_ns = config.scan_interval_ns;
+  if (absl::Status status = server->Listen(); !status.ok()) return status;
+  return server;
+}
+
+absl::Status Server::Listen() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (socket_path_.empty() || socket_path_.size() >= sizeof address.sun_path) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the socket's path ", socket_path_, " is empty or longer than ",
+                     sizeof address.sun_path - 1, " bytes; name another with --socket"));
+  }
+  socket_path_.copy(address.sun_path, socket_path_.size());
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+
+  // A socket left behind by a zmemd that was killed refuses connections; a living one accepts.
+  UniqueFd probe(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (connect(probe.get(), generic, sizeof address) == 0) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("a zmemd listens at ", socket_path_, " already; name another with --socket"));
+  }
+  if (errno == ECONNREFUSED) unlink(socket_path_.c_str());
+  std::error_code ignored;  // bind says it better
+  std::filesystem::create_directories(std::filesystem::path(socket_path_).parent_path(), ignored);
+
+  UniqueFd listener(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!listener.valid()) return sys::ErrnoStatus(errno, "cannot create a socket");
+  if (bind(listener.get(), generic, sizeof address) != 0) {
+    return sys::ErrnoStatus(errno, absl::StrCat("cannot create the socket ", socket_path_));
+  }
+  // Every user's programs may ask to be managed; what a user may see and do is decided per request.
+  chmod(socket_path_.c_str(), 0666);
+  if (listen(listener.get(), SOMAXCONN) != 0) {
+    return sys::ErrnoStatus(errno, absl::StrCat("cannot listen at ", socket_path_));
+  }
+  listener_ = std::move(listener);
+  return absl::OkStatus();
+}
+
+void Server::Run(int stop_fd) {
+  spdlog::info("listening at {}, pool limit {} MiB, compressor {}", socket_path_,
+               pool_->stats().limit_bytes >> 20, config_.compressor);
+  sd_notify(0, "READY=1");
+  for (;;) {
+    pollfd fds[2] = {{listener_.get(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
+    sys::Poll(fds, 2, kSweepPeriodMs);
+    if (fds[1].revents != 0) break;
+    if (fds[0].revents != 0) Accept();
+    SweepSessions();
+  }
+  sd_notify(0, "STOPPING=1");
+  stopping_.store(true, std::memory_order_release);
+  PutEverythingBack();
+}
+
+void Server::Accept() {
+  UniqueFd connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection.valid()) return;
+  MutexLock lock(mutex_);
+  if (connections_ >= kMaxConnections) return;
+  ++connections_;
+  std::thread([this, fd = connection.release()] {
+    ServeConnection(UniqueFd(fd));
+    MutexLock lock(mutex_);
+    --connections_;
+    changed_.notify_all();
+  }).detach();
+}
+
+void Server::ServeConnection(UniqueFd connection) {
+  pollfd readable{connection.get(), POLLIN, 0};
+  if (sys::Poll(&readable, 1, kFirstByteTimeoutMs) <= 0) return;
+  char first = 0;
+  if (recv(connection.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) != 1) return;
+  if (first == '{') {
+    ServeControlConnection(connection.get(), *this);
+  } else {
+    ServeAgentConnection(std::move(connection));
+  }
+}
+
+void Server::ServeAgentConnection(UniqueFd connection) {
+  wire::Channel channel(std::move(connection));
+  absl::StatusOr<std::shared_ptr<Session>> session = AttachAgent(channel, *this);
+  if (!session.ok()) {
+    // A small program is asked to come back; whoever hung up has its reasons.
+    bool expected = absl::IsOutOfRange(session.status()) || absl::IsUnavailable(session.status()) ||
+                    absl::IsNotFound(session.status());
+    spdlog::log(expected ? spdlog::level::debug : spdlog::level::warn, "not attached: {}",
+                std::string(session.status().message()));
+    return;
+  }
+  pid_t pid = (*session)->pid();
+  spdlog::info("PID {} attached", pid);
+  (*session)->ServeAgent(channel);
+  spdlog::info("PID {} detached", pid);
+  SweepSessions();
+}
+
+std::shared_ptr<Session> Server::FindForked(const wire::Token& token) {
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (!session->bound() && !session->ended() && session->token() == token) return session;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<Process> Server::MakeProcess(Userfaultfd uffd) {
+  return std::make_shared<Process>(*store_, *arena_, std::move(uffd));
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Server::AddSession(std::shared_ptr<Process> process) {
+  absl::StatusOr<std::shared_ptr<Session>> session =
+      Session::Start(std::move(process), *this, clock_, reclaim_options_);
+  if (!session.ok()) return session.status();
+  MutexLock lock(mutex_);
+  sessions_.push_back(*session);
+  return session;
+}
+
+void Server::OnForkedSession(std::shared_ptr<Session> child) {
+  MutexLock lock(mutex_);
+  sessions_.push_back(std::move(child));
+}
+
+std::vector<std::shared_ptr<Session>> Server::Sessions() const {
+  MutexLock lock(mutex_);
+  return sessions_;
+}
+
+void Server::SweepSessions() {
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (stopping()) session->RequestDrain();
+    session->CheckOrphan();
+  }
+  std::vector<std::shared_ptr<Session>> ended;  // destroyed after unlocking: that joins a thread
+  MutexLock lock(mutex_);
+  auto first_ended = std::stable_partition(
+      sessions_.begin(), sessions_.end(),
+      [](const std::shared_ptr<Session>& session) { return !session->ended(); });
+  for (auto at = first_ended; at != sessions_.end(); ++at) {
+    past_faults_ += (*at)->process().counters.faults_total;
+    past_latency_.Merge((*at)->process().fault_latency);
+    ended.push_back(std::move(*at));
+  }
+  sessions_.erase(first_ended, sessions_.end());
+  if (!ended.empty()) changed_.notify_all();
+}
+
+void Server::PutEverythingBack() {
+  using std::chrono::steady_clock;
+  auto next_word = steady_clock::now() + std::chrono::seconds(1);
+  for (;;) {
+    SweepSessions();
+    std::vector<std::shared_ptr<Session>> left = Sessions();
+    {
+      MutexLock lock(mutex_);
+      if (left.empty() && connections_ == 0) return;
+      changed_.wait_for(mutex_, std::chrono::milliseconds(20));
+    }
+    if (steady_clock::now() < next_word) continue;
+    next_word += std::chrono::seconds(1);
+    uint64_t pages = 0;
+    std::string pids;
+    for (const std::shared_ptr<Session>& session : left) {
+      pages += session->pages_out();
+      if (pids.size() < 60) absl::StrAppend(&pids, pids.empty() ? "" : ", ", session->pid());
+    }
+    spdlog::info("putting memory back: {} MiB left in {} processes ({})", pages * kPageBytes >> 20,
+                 left.size(), pids);
+  }
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Server::FindForControl(pid_t pid,
+                                                                const ControlPeer& peer) const {
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (session->pid() != pid || session->ended()) continue;
+    if (peer.uid != 0 && peer.uid != session->uid()) {
+      return absl::PermissionDeniedError(
+          absl::StrCat("PID ", pid, " belongs to another user; ask as root"));
+    }
+    return session;
+  }
+  return absl::NotFoundError(absl::StrCat("PID ", pid, " is not managed by zmemd; see zmemctl ps"));
+}
+
+absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
+                                              const ControlPeer& peer,
+                                              const ControlProgressFn& progress) {
+  if (request.command == ControlCommand::kVersion) {
+    return nlohmann::json{{"version", kZmemVersion}, {"protocol", wire::kVersion}};
+  }
+  if (request.command == ControlCommand::kStatus) return Status(peer);
+  if (request.command == ControlCommand::kPs) return Processes(peer);
+
+  absl::StatusOr<std::shared_ptr<Session>> session = FindForControl(request.pid, peer);
+  if (!session.ok()) return session.status();
+  auto report = [&progress](uint64_t done, uint64_t total) { progress({done, total, "pages"}); };
+  switch (request.command) {
+    case ControlCommand::kEvict: {
+      absl::StatusOr<Reclaimer::EvictResult> result = (*session)->EvictAll(report);
+      if (!result.ok()) return result.status();
+      nlohmann::json now = (*session)->Describe();
+      return nlohmann::json{
+          {"evicted_pages", result->evicted_pages}, {"stored_pages", now["stored_pages"]},
+          {"staged_pages", now["staged_pages"]},    {"resident_bytes", now["resident_bytes"]},
+          {"skipped_pages", result->skipped_pages}, {"pool_full", result->pool_full}};
+    }
+    case ControlCommand::kDrain:
+      return nlohmann::json{{"restored_pages", (*session)->DrainAndWait(report)}};
+    default:
+      return (*session)->Describe();
+  }
+}
+
+nlohmann::json Server::Processes(const ControlPeer& peer) const {
+  nlohmann::json processes = nlohmann::json::array();
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (session->ended() || (peer.uid != 0 && peer.uid != session->uid())) continue;
+    processes.push_back(session->Describe());
+  }
+  return processes;
+}
+
+nlohmann::json Server::Status(const ControlPeer& peer) const {
+  Zpool::Stats pool = pool_->stats();
+  PageStore::Stats store = store_->stats();
+  uint64_t stored_pages = 0;
+  uint64_t same_filled_pages = 0;
+  uint64_t faults = 0;
+  LatencyHistogram latency;
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    const ProcessCounters& counters = session->process().counters;
+    stored_pages += counters.stored_pages;
+    same_filled_pages += counters.same_filled_pages;
+    faults += counters.faults_total;
+    latency.Merge(session->process().fault_latency);
+  }
+  latency.Merge(past_latency_);
+  {
+    MutexLock lock(mutex_);
+    faults += past_faults_;
+  }
+  return {{"schema", 1},
+          {"pool",
+           {{"compressor", config_.compressor},
+            {"held_bytes", pool.held_bytes},
+            {"compressed_bytes", pool.live_bytes},
+            {"original_bytes", stored_pages * kPageBytes},
+            {"limit_bytes", pool.limit_bytes},
+            {"objects", pool.objects},
+            {"same_filled_pages", same_filled_pages},
+            {"incompressible_rejects", store.incompressible_rejects},
+            {"pool_full_rejects", store.pool_full_rejects}}},
+          {"metadata_bytes", metadata_bytes()},
+          {"faults_total", faults},
+          {"fault_latency_ns",
+           {{"p50", latency.Percentile(50)},
+            {"p99", latency.Percentile(99)},
+            {"max", latency.max_ns()}}},
+          {"processes", Processes(peer)}};
+}
+
+uint64_t Server::metadata_bytes() const {
+  return pool_->stats().metadata_bytes + arena_->held_bytes() + store_->metadata_bytes() +
+         Sessions().size() * Session::kFixedBytes;
+}
+
+}  // namespace zmem

@@ -1,0 +1,95 @@
+// The daemon: listens, hands each connection to a thread of its own, keeps the sessions, and
+// answers zmemctl. Owns the pool and all that is shared between processes.
+// Thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libzmem/base/clock.h"
+#include "libzmem/base/mutex.h"
+#include "libzmem/pool/zpool.h"
+#include "libzmem/store/page_store.h"
+#include "libzmem/store/page_table.h"
+#include "zmemd/attach.h"
+#include "zmemd/config.h"
+#include "zmemd/control.h"
+#include "zmemd/session.h"
+
+namespace zmem {
+
+class Server final : public SessionRegistry, public SessionParent, public ControlHandler {
+ public:
+  // Checks what the kernel offers, makes the pool, and listens at `socket_path`.
+  // Errors: FailedPrecondition for a kernel that lacks something, PermissionDenied, AlreadyExists
+  // if a zmemd listens there; each says what to do.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config, uint64_t ram_bytes,
+                                                       const std::string& socket_path);
+  ~Server() override;
+
+  // Serves until `stop_fd` becomes readable, then puts every page back into its program and
+  // returns. Says on the log what it still waits for.
+  void Run(int stop_fd);
+
+  // SessionRegistry:
+  int userfaultfd_device() const override { return device_.get(); }
+  uint64_t min_resident_bytes() const override { return config_.min_resident_bytes; }
+  bool stopping() const override { return stopping_.load(std::memory_order_acquire); }
+  std::shared_ptr<Session> FindForked(const wire::Token& token) override;
+  absl::StatusOr<std::shared_ptr<Session>> AddSession(std::shared_ptr<Process> process) override;
+  std::shared_ptr<Process> MakeProcess(Userfaultfd uffd) override;
+
+  // SessionParent:
+  void OnForkedSession(std::shared_ptr<Session> child) override;
+
+  // ControlHandler:
+  absl::StatusOr<nlohmann::json> Handle(const ControlRequest& request, const ControlPeer& peer,
+                                        const ControlProgressFn& progress) override;
+
+ private:
+  Server(const Config& config, std::string socket_path);
+
+  absl::Status Listen();
+  void Accept();
+  void ServeConnection(UniqueFd connection);
+  void ServeAgentConnection(UniqueFd connection);
+  void SweepSessions();
+  void PutEverythingBack();
+
+  std::vector<std::shared_ptr<Session>> Sessions() const;
+  absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
+  nlohmann::json Status(const ControlPeer& peer) const;
+  nlohmann::json Processes(const ControlPeer& peer) const;
+  uint64_t metadata_bytes() const;
+
+  // Connections served at once: more than a host has programs; a flood beyond it is turned away.
+  static constexpr size_t kMaxConnections = 4096;
+
+  const Config config_;
+  const std::string socket_path_;
+  MonotonicClock clock_;
+  UniqueFd device_;
+  UniqueFd listener_;
+  std::unique_ptr<Zpool> pool_;
+  std::unique_ptr<ChunkArena> arena_;
+  std::unique_ptr<PageStore> store_;
+  Reclaimer::Options reclaim_options_;
+  std::atomic<bool> stopping_{false};
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
+  // What ended sessions have counted.
+  uint64_t past_faults_ ABSL_GUARDED_BY(mutex_) = 0;
+  LatencyHistogram past_latency_;
+};
+
+}  // namespace zmem

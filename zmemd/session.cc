@@ -1,0 +1,275 @@
+#include "zmemd/session.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace zmem {
+namespace {
+
+// A fault's thread must run at once when it is woken, beside a program that keeps its CPU busy.
+constexpr int kFaultThreadNice = -15;
+// How long an agent may take to close its end after Detach. A stopped one does so when it goes on;
+// its threads wait until then.
+constexpr int kDetachTimeoutMs = 2000;
+constexpr auto kProgressPeriod = std::chrono::milliseconds(100);
+
+void Raise(const char* name) {
+  pthread_setname_np(pthread_self(), name);
+  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kFaultThreadNice);
+}
+
+uint64_t ResidentBytes(pid_t pid) {
+  std::string text;
+  unsigned long long total = 0;
+  unsigned long long resident = 0;
+  if (!sys::ReadFile(absl::StrCat("/proc/", pid, "/statm"), text).ok()) return 0;
+  if (std::sscanf(text.c_str(), "%llu %llu", &total, &resident) != 2) return 0;
+  return resident * kPageBytes;
+}
+
+nlohmann::json Latency(const LatencyHistogram& histogram) {
+  return {{"p50", histogram.Percentile(50)},
+          {"p99", histogram.Percentile(99)},
+          {"max", histogram.max_ns()}};
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Session>> Session::Start(std::shared_ptr<Process> process,
+                                                        SessionParent& parent, const Clock& clock,
+                                                        const Reclaimer::Options& options) {
+  std::shared_ptr<Session> session(new Session(process, parent, clock, options));
+  session->wake_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!session->wake_fd_.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
+  absl::StatusOr<std::unique_ptr<FaultHandler>> faults =
+      FaultHandler::Create(std::move(process), *session, clock);
+  if (!faults.ok()) return faults.status();
+  session->faults_ = *std::move(faults);
+  session->fault_thread_ = std::thread([raw = session.get()] {
+    Raise("zmem-fault");
+    raw->faults_->Run();
+  });
+  return session;
+}
+
+Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock,
+                 const Reclaimer::Options& options)
+    : process_(std::move(process)), parent_(parent), clock_(clock), options_(options) {}
+
+Session::~Session() {
+  faults_->Stop();
+  fault_thread_.join();
+}
+
+void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
+                   const wire::Hello& hello) {
+  // Readers look at these fields only after they saw `bound`.
+  identity_ = std::move(identity);
+  process_->pid = identity_.pid;
+  process_->memory = std::move(memory);
+  process_->pagemap = std::move(pagemap);
+  process_->agent = hello.agent;
+  process_->staging = hello.staging;
+  process_->bound.store(true, std::memory_order_release);
+  has_agent_.store(true, std::memory_order_release);
+  // The agent answers while the gate is closed to faults: let it run as soon as it is asked.
+  setpriority(PRIO_PROCESS, static_cast<id_t>(hello.agent_tid), kFaultThreadNice);
+}
+
+void Session::OnFork(std::shared_ptr<Process> child) {
+  absl::StatusOr<std::shared_ptr<Session>> session =
+      Start(std::move(child), parent_, clock_, options_);
+  if (session.ok()) {
+    parent_.OnForkedSession(*std::move(session));
+  } else {
+    spdlog::error("cannot serve a child of PID {}: {}", pid(), session.status().ToString());
+  }
+}
+
+void Session::OnGone() {
+  if (has_agent_.load(std::memory_order_acquire)) {
+    eventfd_write(wake_fd_.get(), 1);
+  } else {
+    End();
+  }
+}
+
+void Session::End() {
+  ended_.store(true, std::memory_order_release);
+  FinishJob(absl::NotFoundError("the process ended"));
+  MutexLock lock(mutex_);
+  changed_.notify_all();
+}
+
+void Session::ServeAgent(wire::Channel& channel) {
+  ChannelAgentLink agent(channel);
+  Reclaimer reclaimer(*process_, agent, clock_, options_);
+  bool agent_left = false;
+  while (!process_->gone.load(std::memory_order_acquire) &&
+         !drain_requested_.load(std::memory_order_acquire)) {
+    int64_t wait_ns = std::max<int64_t>(reclaimer.next_tick_ns() - clock_.now_ns(), 0);
+    pollfd fds[2] = {{channel.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
+    sys::Poll(fds, 2, static_cast<int>(std::min<int64_t>(wait_ns / 1'000'000 + 1, 60'000)));
+    eventfd_t ignored;
+    eventfd_read(wake_fd_.get(), &ignored);
+    if (fds[0].revents != 0) {
+      agent_left = true;  // an agent says nothing that it was not asked
+      break;
+    }
+    if (drain_requested_.load(std::memory_order_acquire)) break;
+    RunEvictJob(reclaimer);
+    if (absl::Status status = reclaimer.Tick(); !status.ok()) {
+      agent_left = absl::IsUnavailable(status);
+      break;
+    }
+  }
+  has_agent_.store(!agent_left, std::memory_order_release);
+  FinishJob(absl::NotFoundError("the process ended, or is being drained"));
+  AwaitDrain();
+  if (!agent_left && !process_->gone.load(std::memory_order_acquire)) {
+    // Its copy of the userfaultfd is closed before its socket; faults are served until then.
+    if (channel.Send(wire::Detach{}).ok()) {
+      pollfd closed{channel.fd(), POLLIN, 0};
+      sys::Poll(&closed, 1, kDetachTimeoutMs);
+    }
+  }
+  End();
+}
+
+void Session::AwaitDrain() {
+  drain_requested_.store(true, std::memory_order_release);
+  faults_->RequestDrain();
+  while (!faults_->drained() && !process_->gone.load(std::memory_order_acquire)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+void Session::RunEvictJob(Reclaimer& reclaimer) {
+  std::shared_ptr<EvictJob> job;
+  {
+    MutexLock lock(mutex_);
+    job = job_;
+  }
+  if (job == nullptr) return;
+  FinishJob(reclaimer.EvictAll(job->cancel, [&](uint64_t done, uint64_t total) {
+    job->done.store(done, std::memory_order_relaxed);
+    job->total.store(total, std::memory_order_relaxed);
+    if (drain_requested_.load(std::memory_order_acquire)) job->cancel = true;
+  }));
+}
+
+void Session::FinishJob(absl::StatusOr<Reclaimer::EvictResult> result) {
+  MutexLock lock(mutex_);
+  if (job_ == nullptr) return;
+  job_->result = std::move(result);
+  job_->finished = true;
+  job_ = nullptr;
+  changed_.notify_all();
+}
+
+absl::StatusOr<Reclaimer::EvictResult> Session::EvictAll(const Reclaimer::ProgressFn& progress) {
+  auto job = std::make_shared<EvictJob>();
+  mutex_.lock();
+  // One at a time; the next one waits its turn.
+  while (job_ != nullptr && !ended()) changed_.wait(mutex_);
+  if (ended() || !has_agent_.load() || drain_requested_.load()) {
+    mutex_.unlock();
+    return absl::UnavailableError(
+        absl::StrCat("PID ", pid(), " has no agent now, so nothing can be taken out of it"));
+  }
+  job_ = job;
+  eventfd_write(wake_fd_.get(), 1);
+  while (!job->finished) {
+    changed_.wait_for(mutex_, kProgressPeriod);
+    if (job->finished) break;
+    mutex_.unlock();
+    progress(job->done.load(), job->total.load());
+    mutex_.lock();
+  }
+  absl::StatusOr<Reclaimer::EvictResult> result = job->result;
+  mutex_.unlock();
+  return result;
+}
+
+void Session::RequestDrain() {
+  drain_requested_.store(true, std::memory_order_release);
+  eventfd_write(wake_fd_.get(), 1);
+  if (!has_agent_.load(std::memory_order_acquire)) faults_->RequestDrain();
+}
+
+uint64_t Session::DrainAndWait(const Reclaimer::ProgressFn& progress) {
+  uint64_t total = pages_out();
+  RequestDrain();
+  while (!ended()) {
+    {
+      MutexLock lock(mutex_);
+      if (!ended()) changed_.wait_for(mutex_, kProgressPeriod);
+    }
+    uint64_t left = pages_out();
+    progress(total - std::min(left, total), total);
+  }
+  return total;
+}
+
+void Session::CheckOrphan() {
+  if (has_agent_.load(std::memory_order_acquire) || ended()) return;
+  // Filling the token page tells whether the address space lives; what it is filled with is what
+  // it holds anyway.
+  alignas(kPageBytes) std::byte bytes[kPageBytes] = {};
+  std::copy_n(reinterpret_cast<const std::byte*>(&process_->token), sizeof process_->token, bytes);
+  size_t filled = 0;
+  FillResult result = process_->uffd.Copy(process_->token_page, bytes, 1, &filled);
+  bool done = drain_requested_.load(std::memory_order_acquire) && faults_->drained();
+  if (result == FillResult::kGone || done) End();
+}
+
+uint64_t Session::pages_out() const {
+  return process_->counters.stored_pages.load(std::memory_order_relaxed) +
+         process_->counters.staged_pages.load(std::memory_order_relaxed);
+}
+
+const char* Session::state() const {
+  if (drain_requested_.load(std::memory_order_acquire)) return "draining";
+  return has_agent_.load(std::memory_order_acquire) ? "attached" : "forked";
+}
+
+nlohmann::json Session::Describe() const {
+  const ProcessCounters& counters = process_->counters;
+  uint64_t stored = counters.stored_pages;
+  return {
+      {"pid", pid()},
+      {"comm", bound() ? identity_.comm : ""},
+      {"state", state()},
+      {"algorithm", process_->store.options().compressor->name()},
+      {"resident_bytes", bound() ? ResidentBytes(identity_.pid) : 0},
+      {"stored_pages", stored},
+      {"staged_pages", counters.staged_pages.load()},
+      {"original_bytes", stored * kPageBytes},
+      {"compressed_bytes", counters.compressed_bytes.load()},
+      {"held_bytes", counters.held_bytes.load()},
+      {"same_filled_pages", counters.same_filled_pages.load()},
+      {"managed_bytes", process_->table.size() * kChunkBytes},
+      {"faults_total", counters.faults_total.load()},
+      {"fault_latency_ns", Latency(process_->fault_latency)},
+      {"readahead_pages", counters.readahead_pages.load()},
+      {"zero_faults", counters.zero_faults.load()},
+      {"isolated_pages", counters.isolated_pages.load()},
+      {"refused_pages", counters.refused_pages.load()},
+      {"returned_pages", counters.returned_pages.load()},
+      {"poisoned_pages", counters.poisoned_pages.load()},
+  };
+}
+
+}  // namespace zmem

@@ -1,0 +1,131 @@
+// One managed process: its fault thread, its reclaimer, and what others may ask of it.
+//
+// A session begins in one of two ways: an agent attached (Attach), or a managed process forked
+// (the observer's OnFork), in which case it is served from that moment and may get an agent later.
+// It ends when the process is gone, or when every page is back in it.
+// Thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libzmem/base/clock.h"
+#include "libzmem/base/mutex.h"
+#include "libzmem/fault/fault_handler.h"
+#include "libzmem/reclaim/reclaimer.h"
+#include "libzmem/store/process.h"
+#include "libzmem/wire/channel.h"
+
+namespace zmem {
+
+class Session;
+
+// Told when a session's process forked. Called from a fault thread: quick, no waiting.
+class SessionParent {
+ public:
+  virtual ~SessionParent() = default;
+  virtual void OnForkedSession(std::shared_ptr<Session> child) = 0;
+};
+
+// Who a process is, as the kernel vouches for it.
+struct Identity {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  std::string comm;
+  UniqueFd pidfd;
+};
+
+class Session final : public FaultObserver, public std::enable_shared_from_this<Session> {
+ public:
+  // Buffers and records that every session has, whatever it manages: the fault thread's and the
+  // reclaimer's page buffers, the histogram.
+  static constexpr uint64_t kFixedBytes = 600 * 1024;
+
+  // Starts the fault thread.
+  static absl::StatusOr<std::shared_ptr<Session>> Start(std::shared_ptr<Process> process,
+                                                        SessionParent& parent, const Clock& clock,
+                                                        const Reclaimer::Options& options);
+  ~Session() override;
+
+  // Binds the session to the process that its agent speaks for. Once, before ServeAgent.
+  void Bind(Identity identity, RemoteMemory memory, Pagemap pagemap, const wire::Hello& hello);
+  bool bound() const { return process_->bound.load(std::memory_order_acquire); }
+
+  // The reclaimer's loop: returns when the session has ended, or the agent is gone and every page
+  // is back.
+  void ServeAgent(wire::Channel& channel);
+
+  // Takes everything out that may be taken. Waits for it; calls `progress` from this thread.
+  // Errors: NotFound when the session ends first, Unavailable without an agent or while draining.
+  absl::StatusOr<Reclaimer::EvictResult> EvictAll(const Reclaimer::ProgressFn& progress);
+  // Puts everything back and ends the session. Returns the pages put back.
+  uint64_t DrainAndWait(const Reclaimer::ProgressFn& progress);
+  // Begins what DrainAndWait waits for.
+  void RequestDrain();
+
+  // For a session without an agent: whether its address space is still there, and what a drain of
+  // it waits for. Ends the session if not. Called now and then by the server.
+  void CheckOrphan();
+
+  bool ended() const { return ended_.load(std::memory_order_acquire); }
+  // Pages that are out now.
+  uint64_t pages_out() const;
+  const wire::Token& token() const { return process_->token; }
+  pid_t pid() const { return bound() ? identity_.pid : 0; }
+  uid_t uid() const { return identity_.uid; }
+  Process& process() { return *process_; }
+
+  // One element of the `processes` array.
+  nlohmann::json Describe() const;
+
+  // FaultObserver:
+  void OnFork(std::shared_ptr<Process> child) override;
+  void OnGone() override;
+
+ private:
+  // What a control connection asked the reclaimer's thread to do.
+  struct EvictJob {
+    std::atomic<bool> cancel{false};
+    std::atomic<uint64_t> done{0};
+    std::atomic<uint64_t> total{0};
+    bool finished = false;  // guarded by mutex_
+    absl::StatusOr<Reclaimer::EvictResult> result = absl::UnknownError("not finished");
+  };
+
+  Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock,
+          const Reclaimer::Options& options);
+  void RunEvictJob(Reclaimer& reclaimer);
+  void FinishJob(absl::StatusOr<Reclaimer::EvictResult> result);
+  // Waits until the fault thread has put every page back or the process is gone.
+  void AwaitDrain();
+  void End();
+  const char* state() const;
+
+  const std::shared_ptr<Process> process_;
+  SessionParent& parent_;
+  const Clock& clock_;
+  const Reclaimer::Options options_;
+  Identity identity_;
+  UniqueFd wake_fd_;  // of the reclaimer's loop
+  std::unique_ptr<FaultHandler> faults_;
+  std::thread fault_thread_;
+  std::atomic<bool> drain_requested_{false};
+  std::atomic<bool> has_agent_{false};
+  std::atomic<bool> ended_{false};
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::shared_ptr<EvictJob> job_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace zmem
