@@ -27,20 +27,26 @@ struct ZHandle {
 inline constexpr size_t kPoolGranuleBytes = 16;
 inline constexpr unsigned kZHandleBits = 36;
 
+// The region is cut into slots of address space, each for one span, which uses its first pages.
+// An offset's upper bits thus name its span, and a free slot fits a span of any class.
+inline constexpr unsigned kSpanSlotShift = 15;
+inline constexpr size_t kSpanSlotBytes = size_t{1} << kSpanSlotShift;
+
 class Zpool {
  public:
   struct Options {
     uint64_t limit_bytes = 0;     // cap on held_bytes; may be changed later
-    uint64_t reserved_bytes = 0;  // address space; a multiple of kSpanSlotBytes, at most 1 TiB
+    uint64_t reserved_bytes = 0;  // address space; a multiple of kSpanSlotBytes, at most 1 TiB.
+                                  // A span takes a whole slot of it: give 8 times the limit.
   };
 
   struct Stats {
     uint64_t objects = 0;         // objects stored
     uint64_t live_bytes = 0;      // sum of the sizes given to Put
     uint64_t held_bytes = 0;      // pages of all spans, what the pool takes from the host
-    uint64_t metadata_bytes = 0;  // the pool's own bookkeeping
+    uint64_t metadata_bytes = 0;  // memory taken for the pool's own bookkeeping
     uint64_t limit_bytes = 0;
-    uint64_t limit_rejects = 0;  // Put calls refused at limit_bytes, in all
+    uint64_t limit_rejects = 0;  // Put calls refused, in all
   };
 
   // Errors: InvalidArgument for sizes out of bounds; what SharedRegion::Create says.
@@ -48,18 +54,21 @@ class Zpool {
   ~Zpool();
 
   // Copies `object` (1..kPageBytes bytes) into the pool.
-  // Returns its handle, or nullopt when a new span would pass limit_bytes, which is counted.
+  // Returns its handle, or nullopt when a new span would pass limit_bytes or finds no slot left in
+  // reserved_bytes, which is counted.
   std::optional<ZHandle> Put(std::span<const std::byte> object);
 
   // The bytes of a stored object; `object_bytes` is what was given to Put. They stay until Free.
   std::span<const std::byte> Get(ZHandle handle, size_t object_bytes) const;
 
-  // Ends the life of an object. May call the kernel to give a span back, after unlocking.
+  // Ends the life of an object; `object_bytes` is what was given to Put. May call the kernel to
+  // give a span back, after unlocking. Until the kernel has it, the span counts as held.
   void Free(ZHandle handle, size_t object_bytes);
 
   // Takes effect at the next Put; objects above a lowered limit stay.
   void set_limit_bytes(uint64_t limit_bytes);
 
+  // Each figure is exact; while others put and free, they are not all of the same instant.
   Stats stats() const;
 
  private:
