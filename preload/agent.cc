@@ -85,6 +85,7 @@ class Agent {
   AddressRange staging_{};
   uint64_t min_resident_bytes_ = 0;
   bool explained_ = false;
+  bool for_good_ = false;  // zmemd was told to leave this program alone
 };
 
 void Agent::SetUp() {
@@ -133,6 +134,7 @@ void Agent::Run() {
       case Outcome::kTooSmall:
         break;
       case Outcome::kDetached:
+        if (for_good_) Syscall(SYS_exit, 0);
         sleep_ms = kFirstSleepMs;
         break;
       case Outcome::kNoDaemon:
@@ -318,7 +320,10 @@ Outcome Agent::Serve() {
     if (got == -EINTR || got == -EAGAIN) continue;
     if (got < static_cast<long>(sizeof *header)) return Outcome::kDaemonDied;
     bool answered = false;
-    if (header->type == wire::MessageType::kDetach) return Outcome::kDetached;
+    if (header->type == wire::MessageType::kDetach && got == sizeof(wire::Detach)) {
+      for_good_ = reinterpret_cast<wire::Detach*>(buffer)->for_good != 0;
+      return Outcome::kDetached;
+    }
     if (header->type == wire::MessageType::kMove && got == sizeof(wire::Move)) {
       answered = RunMove(*reinterpret_cast<wire::Move*>(buffer));
     } else if (header->type == wire::MessageType::kDiscard && got == sizeof(wire::Discard)) {

@@ -140,7 +140,9 @@ void Session::ServeAgent(wire::Channel& channel) {
   AwaitDrain();
   if (!agent_left && !process_->gone.load(std::memory_order_acquire)) {
     // Its copy of the userfaultfd is closed before its socket; faults are served until then.
-    if (channel.Send(wire::Detach{}).ok()) {
+    wire::Detach detach{};
+    detach.for_good = leave_alone_.load(std::memory_order_acquire) ? 1 : 0;
+    if (channel.Send(detach).ok()) {
       pollfd closed{channel.fd(), POLLIN, 0};
       sys::Poll(&closed, 1, kDetachTimeoutMs);
     }
@@ -211,6 +213,7 @@ void Session::RequestDrain() {
 
 uint64_t Session::DrainAndWait(const Reclaimer::ProgressFn& progress) {
   uint64_t total = pages_out();
+  leave_alone_.store(true, std::memory_order_release);
   RequestDrain();
   while (!ended()) {
     {

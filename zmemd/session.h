@@ -68,7 +68,8 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // Takes everything out that may be taken. Waits for it; calls `progress` from this thread.
   // Errors: NotFound when the session ends first, Unavailable without an agent or while draining.
   absl::StatusOr<Reclaimer::EvictResult> EvictAll(const Reclaimer::ProgressFn& progress);
-  // Puts everything back and ends the session. Returns the pages put back.
+  // Puts everything back and ends the session for good: the agent does not come again. Returns the
+  // pages put back.
   uint64_t DrainAndWait(const Reclaimer::ProgressFn& progress);
   // Begins what DrainAndWait waits for.
   void RequestDrain();
@@ -120,6 +121,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   std::unique_ptr<FaultHandler> faults_;
   std::thread fault_thread_;
   std::atomic<bool> drain_requested_{false};
+  std::atomic<bool> leave_alone_{false};
   std::atomic<bool> has_agent_{false};
   std::atomic<bool> ended_{false};
 

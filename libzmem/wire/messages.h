@@ -156,8 +156,11 @@ struct Report {
   uint32_t reserved = 0;
 };
 
+// Every page is back. The agent closes its userfaultfd, then the socket.
 struct Detach {
   Header header{.type = MessageType::kDetach, .message_bytes = sizeof(Detach)};
+  uint32_t for_good = 0;  // 1: end; 0: ask to be managed again when a zmemd listens
+  uint32_t reserved = 0;
 };
 
 static_assert(sizeof(Hello) <= kMaxMessageBytes && sizeof(Refuse) <= kMaxMessageBytes &&
