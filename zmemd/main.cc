@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -63,11 +64,24 @@ void TakePrecautions() {
   if (setrlimit(RLIMIT_NOFILE, &files) != 0) spdlog::warn("cannot raise the limit of open files");
 }
 
+// As the preloaded library reads it: seconds. For programs that have no library to read it.
+uint32_t DaemonTimeoutSeconds() {
+  const char* text = std::getenv("ZMEM_DAEMON_TIMEOUT");
+  int seconds = text == nullptr ? 0 : std::atoi(text);
+  constexpr int kDefault = 30;
+  return static_cast<uint32_t>(seconds > 0 ? seconds : kDefault);
+}
+
 int Run(const LoadedConfig& loaded, uint64_t ram_bytes, const std::string& socket_path) {
   UniqueFd stop = StopSignals();
   TakePrecautions();
   for (const std::string& file : loaded.files) spdlog::info("read {}", file);
-  auto server = Server::Start(loaded.config, ram_bytes, socket_path);
+  auto keeper = Keeper::Start(DaemonTimeoutSeconds());
+  if (!keeper.ok()) {
+    spdlog::error("{}", std::string(keeper.status().message()));
+    return kExitFailure;
+  }
+  auto server = Server::Start(loaded.config, ram_bytes, socket_path, *std::move(keeper));
   if (!server.ok()) {
     spdlog::error("{}", std::string(server.status().message()));
     return absl::IsPermissionDenied(server.status()) ? kExitPermission : kExitFailure;

@@ -42,8 +42,10 @@ Server::~Server() {
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint64_t ram_bytes,
-                                                      const std::string& socket_path) {
+                                                      const std::string& socket_path,
+                                                      std::unique_ptr<Keeper> keeper) {
   std::unique_ptr<Server> server(new Server(config, socket_path));
+  server->keeper_ = std::move(keeper);
   absl::StatusOr<UniqueFd> device = CheckKernel();
   if (!device.ok()) return device.status();
   server->device_ = *std::move(device);

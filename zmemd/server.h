@@ -21,6 +21,7 @@
 #include "zmemd/attach.h"
 #include "zmemd/config.h"
 #include "zmemd/control.h"
+#include "zmemd/keeper.h"
 #include "zmemd/session.h"
 
 namespace zmem {
@@ -31,7 +32,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   // Errors: FailedPrecondition for a kernel that lacks something, PermissionDenied, AlreadyExists
   // if a zmemd listens there; each says what to do.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config, uint64_t ram_bytes,
-                                                       const std::string& socket_path);
+                                                       const std::string& socket_path,
+                                                       std::unique_ptr<Keeper> keeper);
   ~Server() override;
 
   // Serves until `stop_fd` becomes readable, then puts every page back into its program and
@@ -48,6 +50,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
 
   // SessionParent:
   void OnForkedSession(std::shared_ptr<Session> child) override;
+  void OnAgentChange(int uffd, bool has_agent) override { keeper_->SetHasAgent(uffd, has_agent); }
 
   // ControlHandler:
   absl::StatusOr<nlohmann::json> Handle(const ControlRequest& request, const ControlPeer& peer,
@@ -75,6 +78,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   const Config config_;
   const std::string socket_path_;
   MonotonicClock clock_;
+  std::unique_ptr<Keeper> keeper_;
   UniqueFd device_;
   UniqueFd listener_;
   std::unique_ptr<Zpool> pool_;

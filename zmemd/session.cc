@@ -69,6 +69,7 @@ Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const 
     : process_(std::move(process)), parent_(parent), clock_(clock), options_(options) {}
 
 Session::~Session() {
+  parent_.OnAgentChange(process_->uffd.fd(), false);
   faults_->Stop();
   fault_thread_.join();
 }
@@ -83,9 +84,14 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   process_->agent = hello.agent;
   process_->staging = hello.staging;
   process_->bound.store(true, std::memory_order_release);
-  has_agent_.store(true, std::memory_order_release);
+  SetHasAgent(true);
   // The agent answers while the gate is closed to faults: let it run as soon as it is asked.
   setpriority(PRIO_PROCESS, static_cast<id_t>(hello.agent_tid), kFaultThreadNice);
+}
+
+void Session::SetHasAgent(bool has_agent) {
+  has_agent_.store(has_agent, std::memory_order_release);
+  parent_.OnAgentChange(process_->uffd.fd(), has_agent);
 }
 
 void Session::OnFork(std::shared_ptr<Process> child) {
@@ -135,7 +141,7 @@ void Session::ServeAgent(wire::Channel& channel) {
       break;
     }
   }
-  has_agent_.store(!agent_left, std::memory_order_release);
+  if (agent_left) SetHasAgent(false);
   FinishJob(absl::NotFoundError("the process ended, or is being drained"));
   AwaitDrain();
   if (!agent_left && !process_->gone.load(std::memory_order_acquire)) {

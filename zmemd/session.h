@@ -30,11 +30,13 @@ namespace zmem {
 
 class Session;
 
-// Told when a session's process forked. Called from a fault thread: quick, no waiting.
+// What a session tells the daemon. Called from its threads: quick, no waiting.
 class SessionParent {
  public:
   virtual ~SessionParent() = default;
   virtual void OnForkedSession(std::shared_ptr<Session> child) = 0;
+  // The program of this userfaultfd has an agent from now on, or none any more.
+  virtual void OnAgentChange(int uffd, bool has_agent) = 0;
 };
 
 // Who a process is, as the kernel vouches for it.
@@ -108,6 +110,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   void RunEvictJob(Reclaimer& reclaimer);
   void FinishJob(absl::StatusOr<Reclaimer::EvictResult> result);
   // Waits until the fault thread has put every page back or the process is gone.
+  void SetHasAgent(bool has_agent);
   void AwaitDrain();
   void End();
   const char* state() const;
