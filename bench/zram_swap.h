@@ -1,0 +1,36 @@
+// The kernel's compressed swap as the peer of a benchmark: lz4 zram on /dev/zram0 as swap for as
+// long as an object lives. A guardian process takes it down when its owner ends, in whatever way,
+// so that no crash and no Ctrl-C leaves the machine with a swap device it did not have.
+// Not thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "libzmem/base/sys.h"
+
+namespace zmem {
+
+class ZramSwap {
+ public:
+  // Why there is no zram that may be used here (not root, no device, in use), or empty.
+  static std::string WhyUnavailable();
+
+  // Sets it up with room for `bytes` and the highest priority. Throws if that fails.
+  explicit ZramSwap(uint64_t bytes);
+  // Takes it down, and waits until it is.
+  ~ZramSwap();
+  ZramSwap(const ZramSwap&) = delete;
+  ZramSwap& operator=(const ZramSwap&) = delete;
+
+  // What is in it, over what that takes compressed; 0 when it is empty.
+  double CompressionRatio() const;
+
+ private:
+  pid_t guardian_;
+  UniqueFd alive_;  // its closing tells the guardian
+};
+
+}  // namespace zmem

@@ -1,0 +1,63 @@
+// The promise of zmem in one test: 512 MiB of pages, each carrying its number and a checksum, taken
+// out again and again while four threads read and rewrite them, and never a wrong one.
+//   --seconds=N (60)   --mib=N (512)   --seed=N
+#include <gmock/gmock.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "tests/system_test.h"
+
+namespace zmem {
+namespace {
+
+int run_seconds = 60;
+int region_mib = 512;
+uint64_t seed = 20240607;
+
+using EvictTouch = SystemTest;
+
+TEST_F(EvictTouch, FourThreadsNeverReadAWrongPageWhilePagesAreTakenOut) {
+  std::printf("seed %llu, %d s, %d MiB\n", static_cast<unsigned long long>(seed), run_seconds,
+              region_mib);
+  Daemon daemon;
+  Child child(Managed(daemon, Subject("touches", {"--mib", std::to_string(region_mib),  //
+                                                  "--seconds", std::to_string(run_seconds),
+                                                  "--seed", std::to_string(seed)})));
+  WaitReady(daemon, child);
+  int64_t region_pages = int64_t{region_mib} * 256;
+  EvictAtLeast(daemon, child, region_pages * 9 / 10);
+
+  child.Send("go");
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(run_seconds);
+  int evictions = 0;
+  nlohmann::json last = daemon.Process(child.pid());
+  // The last eviction starts well before the program ends, so none of them can miss it.
+  while (std::chrono::steady_clock::now() < deadline - std::chrono::seconds(1)) {
+    ASSERT_TRUE(child.Running()) << child.output() << child.errors();
+    daemon.Evict(child.pid());
+    ++evictions;
+    last = daemon.Process(child.pid());
+  }
+  ExitStatus status = child.Wait(std::chrono::seconds(120));
+  std::printf("%d evictions; %s%s", evictions, last.dump().c_str(), child.output().c_str());
+  EXPECT_TRUE(status.Succeeded()) << status.ToString() << "\n" << child.output() << child.errors();
+  // Without faults nothing was tested: each eviction takes thousands of pages from busy threads.
+  EXPECT_GT(last.at("faults_total"), evictions * 1000);
+  EXPECT_GT(evictions, run_seconds / 10);
+  WaitPoolEmpty(daemon);
+  daemon.Stop();
+}
+
+}  // namespace
+}  // namespace zmem
+
+int main(int argc, char** argv) {
+  testing::InitGoogleMock(&argc, argv);
+  CLI::App app("Evicts and touches 512 MiB from four threads.");
+  app.add_option("--seconds", zmem::run_seconds, "how long");
+  app.add_option("--mib", zmem::region_mib, "size of the region");
+  app.add_option("--seed", zmem::seed, "of the choice of pages");
+  CLI11_PARSE(app, argc, argv);
+  return RUN_ALL_TESTS();
+}

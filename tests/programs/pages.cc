@@ -1,0 +1,61 @@
+// Subject program: a region of pattern pages that it rewrites and verifies when told to, and that
+// it leaves by every way out a program has.
+//   pages --mib N [--random] [--huge]
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "tests/programs/command_loop.h"
+#include "tests/programs/pattern_region.h"
+
+int main(int argc, char** argv) {
+  size_t mib = 64;
+  bool random = false;
+  bool huge = false;
+  CLI::App app("Holds pattern pages and answers commands on stdin.");
+  app.add_option("--mib", mib, "size of the region");
+  app.add_flag("--random", random, "pages that cannot be compressed");
+  app.add_flag("--huge", huge, "ask for transparent huge pages");
+  CLI11_PARSE(app, argc, argv);
+
+  zmem::PatternRegion region(
+      (mib << 20) / zmem::kPageBytes,
+      random ? zmem::PageContent::kRandom : zmem::PageContent::kCompressible);
+  if (huge) madvise(region.page(0), region.pages() * zmem::kPageBytes, MADV_HUGEPAGE);
+  uint64_t version = 1;
+  region.Fill(version);
+
+  auto verify = [&] {
+    std::string wrong = region.Verify(version);
+    return wrong.empty() ? "ok " + std::to_string(region.pages()) : wrong;
+  };
+  return zmem::ServeCommands({
+      {"verify", verify},
+      {"rewrite",
+       [&] {
+         region.Fill(++version);
+         return verify();
+       }},
+      // Reads for ever; a wrong page is reported on the spot, so that the report outlives us.
+      {"watch",
+       [&]() -> std::string {
+         zmem::Answer("ok");
+         while (true) {
+           std::string wrong = region.Verify(version);
+           if (!wrong.empty()) zmem::Answer(wrong);
+         }
+       }},
+      {"unmap half",
+       [&]() -> std::string {
+         size_t half = region.pages() / 2 * zmem::kPageBytes;
+         return munmap(region.page(0), half) == 0 ? "ok" : "munmap failed";
+       }},
+      {"exec",
+       [&]() -> std::string {
+         execv("/proc/self/exe", argv);
+         return "exec failed";
+       }},
+      {"exit", []() -> std::string { _exit(0); }},
+  });
+}
