@@ -47,9 +47,9 @@ TEST_F(ZmemctlCommand, WithoutADaemonExitsWith7) {
 
 TEST_F(ZmemctlCommand, ReadingCommandsPrintTheDocumentedFields) {
   Daemon daemon;
-  Child child(Managed(daemon, Subject("pages", {"--mib", "64"})));
+  Child child(Managed(daemon, Subject("pages", {"--mib", "128"})));
   WaitReady(daemon, child);
-  EvictAtLeast(daemon, child, 64 * 256 * 9 / 10);
+  EvictAtLeast(daemon, child, 128 * 256 * 9 / 10);
   ExpectOk(child, "verify");
   nlohmann::json status = daemon.Status();
   EXPECT_EQ(status.at("schema"), 1);

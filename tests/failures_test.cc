@@ -13,7 +13,7 @@ namespace {
 
 using std::chrono::seconds;
 
-constexpr int64_t kMib = 64;
+constexpr int64_t kMib = 128;
 
 std::vector<std::string> Pages(int64_t mib, std::vector<std::string> more = {}) {
   more.insert(more.begin(), {"--mib", std::to_string(mib)});
@@ -180,11 +180,11 @@ TEST_F(DaemonDies, BusyThreadsReadNoWrongPageEither) {
 
 TEST_F(DaemonDies, AProgramOfAForkIsEndedToo) {
   Daemon daemon;
-  ChildOptions options = Managed(daemon, Subject("forks", {"--mib", "64"}));
+  ChildOptions options = Managed(daemon, Subject("forks", {"--mib", "128"}));
   options.env["ZMEM_DAEMON_TIMEOUT"] = kShortTimeout;
   Child child(options);
   WaitReady(daemon, child);
-  EvictAtLeast(daemon, child, 64 * 256 * 9 / 10);
+  EvictAtLeast(daemon, child, 128 * 256 * 9 / 10);
   daemon.child().Signal(SIGKILL);
   daemon.child().Wait(seconds(10));
   child.Send("verify");

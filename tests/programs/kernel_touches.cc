@@ -28,9 +28,10 @@ namespace {
 
 constexpr size_t kBufferPages = 64;
 constexpr size_t kBufferBytes = kBufferPages * kPageBytes;
-constexpr size_t kRegionPages = 4096;  // 16 MiB: more than one chunk, and more than min_resident
-constexpr uint64_t kOldVersion = 1;    // what the buffers hold
-constexpr uint64_t kNewVersion = 2;    // what the kernel writes into them
+// The upper half of the region is a cushion: memory just below a thread's control block may stay.
+constexpr size_t kRegionPages = 8192;
+constexpr uint64_t kOldVersion = 1;  // what the buffers hold
+constexpr uint64_t kNewVersion = 2;  // what the kernel writes into them
 
 // One command's pages, 2 MiB from the next one's, so that no readahead joins them.
 struct Buffer {
