@@ -195,8 +195,8 @@ class Bench {
     for (const char* order : kOrders) {
       PrintRow(order, "zmem", zmem_);
       if (!why_no_zram_.empty()) continue;
-      PrintRow("", "zram", zram_);
-      std::printf("%-12s %-12s", "", "zmem/zram");
+      PrintRow(order, "zram", zram_);
+      std::printf("%-12s %-12s", order, "zmem/zram");
       for (const char* field : kFields) {
         bool last = std::string(field) == "pages_per_s";
         std::printf(" %*.2f", last ? 12 : 10,

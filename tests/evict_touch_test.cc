@@ -15,6 +15,9 @@ int run_seconds = 60;
 int region_mib = 512;
 uint64_t seed = 20240607;
 
+// An eviction of pages that four threads fetch back takes a second, on a busy machine several.
+constexpr std::chrono::seconds kLastEviction{5};
+
 using EvictTouch = SystemTest;
 
 TEST_F(EvictTouch, FourThreadsNeverReadAWrongPageWhilePagesAreTakenOut) {
@@ -32,8 +35,8 @@ TEST_F(EvictTouch, FourThreadsNeverReadAWrongPageWhilePagesAreTakenOut) {
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(run_seconds);
   int evictions = 0;
   nlohmann::json last = daemon.Process(child.pid());
-  // The last eviction starts well before the program ends, so none of them can miss it.
-  while (std::chrono::steady_clock::now() < deadline - std::chrono::seconds(1)) {
+  // The last eviction starts well before the program ends, so that it can be looked at.
+  while (std::chrono::steady_clock::now() < deadline - kLastEviction) {
     ASSERT_TRUE(child.Running()) << child.output() << child.errors();
     daemon.Evict(child.pid());
     ++evictions;
