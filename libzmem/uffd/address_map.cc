@@ -23,9 +23,9 @@ namespace {
 constexpr uint64_t kLargestGuardBytes = uint64_t{1} << 20;
 // What is left out above a guard when a larger mapping follows: more than any usual stack.
 constexpr uint64_t kStackBytes = uint64_t{64} << 20;
-// Below and above a robust list's head: the stack and the static thread-local storage are below it,
-// the rest of glibc's control block above.
-constexpr uint64_t kBelowControlBlockBytes = uint64_t{8} << 20;
+// Below a robust list's head lies the static thread-local storage, above it the rest of glibc's
+// control block. (The stack further below is left out by its shape.)
+constexpr uint64_t kBelowControlBlockBytes = 64 * 1024;
 constexpr uint64_t kAboveControlBlockBytes = 16 * 1024;
 
 struct Mapping {

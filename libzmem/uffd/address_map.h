@@ -32,9 +32,9 @@ class AddressMap {
 };
 
 // The memory around the control block of each thread of `pid`, found by its robust list, which libc
-// keeps there: a thread that is exiting gets no fault service (FACTS 18). Includes the stack below
-// it. Threads without such a list (not libc's) and threads still starting are not in the result;
-// Parse leaves their stacks out by their shape.
+// keeps there: a thread that is exiting gets no fault service (FACTS 18). Threads without such a
+// list (not libc's) and threads still starting are not in the result; Parse leaves their stacks out
+// by their shape.
 absl::StatusOr<std::vector<AddressRange>> ThreadControlBlocks(pid_t pid);
 
 }  // namespace zmem
