@@ -97,12 +97,9 @@ void FaultHandler::ServeMessages() {
 
 void FaultHandler::ApplyEvent(const uffd_msg& message) {
   switch (message.event) {
-    case UFFD_EVENT_FORK: {
-      std::shared_ptr<Process> child =
-          events_.OnFork(UniqueFd(static_cast<int>(message.arg.fork.ufd)));
-      if (child != nullptr) observer_.OnFork(std::move(child));
+    case UFFD_EVENT_FORK:
+      observer_.OnFork(events_.OnFork(UniqueFd(static_cast<int>(message.arg.fork.ufd))));
       return;
-    }
     case UFFD_EVENT_REMAP:
       events_.OnRemap(message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
       return;
@@ -154,6 +151,10 @@ bool FaultHandler::Answer(Address page, bool write) {
   PageState state =
       chunk == nullptr ? PageState::kResident : chunk->Load(PageInChunk(page)).state();
   if (state == PageState::kResident) return AnswerWithZeros(page, write);
+  if (state == PageState::kLost) {
+    std::shared_ptr<Chunk> own = process_->OwnChunk(page);
+    return own != nullptr && Settle(restorer_.Poison(*own, page), page);
+  }
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, 1, &restored);
   if (restored > 0) {

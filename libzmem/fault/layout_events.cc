@@ -42,7 +42,7 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
     uint64_t number = slab.load(std::memory_order_acquire);
     if (number == 0) continue;
     std::shared_ptr<Chunk> chunk = process_.OwnChunk(number << kChunkShift);
-    if (chunk != nullptr && !restorer_.StoreStagedPages(*chunk)) return nullptr;
+    if (chunk != nullptr) restorer_.StoreStagedPages(*chunk);
   }
   auto child = std::make_shared<Process>(process_.store, process_.arena,
                                          Userfaultfd::Adopt(std::move(child_uffd)));

@@ -16,8 +16,7 @@ class LayoutEvents {
  public:
   LayoutEvents(Process& process, PageRestorer& restorer) : process_(process), restorer_(restorer) {}
 
-  // The child's process, served by nobody yet: its pages are the parent's, shared. Null if the
-  // parent's staged pages could not be kept for it (the parent is gone).
+  // The child's process, served by nobody yet: its pages are the parent's, shared.
   std::shared_ptr<Process> OnFork(UniqueFd child_uffd);
   // Pages keep their bytes under new addresses.
   void OnRemap(Address from, Address to, uint64_t bytes);

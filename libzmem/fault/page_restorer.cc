@@ -52,7 +52,7 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
   if (chunk == nullptr) return FillResult::kDone;
   bool damaged = false;
   size_t claimed = ClaimRun(*chunk, first, max_pages, &damaged);
-  if (claimed == 0) return damaged ? GiveUpDamaged(*chunk, first) : FillResult::kDone;
+  if (claimed == 0) return damaged ? Poison(*chunk, first) : FillResult::kDone;
 
   size_t filled = 0;
   FillResult result = process_.uffd.Copy(first, buffer_->bytes.data(), claimed, &filled);
@@ -75,9 +75,7 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
   return result;
 }
 
-// The bytes of `page` cannot be had. If that is because its program is gone, nobody will miss them;
-// otherwise the program is told by a signal, since the alternative is wrong bytes.
-FillResult PageRestorer::GiveUpDamaged(Chunk& chunk, Address page) {
+FillResult PageRestorer::Poison(Chunk& chunk, Address page) {
   size_t index = PageInChunk(page);
   PageEntry entry = chunk.Load(index);
   if (entry.state() == PageState::kStaged) return FillResult::kGone;
@@ -88,24 +86,22 @@ FillResult PageRestorer::GiveUpDamaged(Chunk& chunk, Address page) {
   return FillResult::kDone;
 }
 
-bool PageRestorer::StoreStagedPages(Chunk& chunk) {
+void PageRestorer::StoreStagedPages(Chunk& chunk) {
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
     PageEntry entry = chunk.Load(page);
     while (entry.state() == PageState::kStaged) {
       PageEntry busy = entry.With(PageEntry::kRestoring);
       if (!chunk.Transition(page, entry, busy)) continue;
-      if (!process_.Decode(entry, buffer_page(0), workspace_)) {
-        Set(chunk, page, busy, entry);
-        return false;
+      PageEntry stored = PageEntry::Lost();
+      if (process_.Decode(entry, buffer_page(0), workspace_)) {
+        stored = process_.store.PutRaw(buffer_page(0));
+        process_.counters.AddStored(stored);
       }
-      PageEntry stored = process_.store.PutRaw(buffer_page(0));
       Set(chunk, page, busy, stored);
       process_.Retire(entry);
-      process_.counters.AddStored(stored);
       break;
     }
   }
-  return true;
 }
 
 }  // namespace zmem

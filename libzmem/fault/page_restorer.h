@@ -25,9 +25,13 @@ class PageRestorer {
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
 
   // Turns staged pages of `chunk` into stored ones, uncompressed, and the entries with them: what
-  // a fork or a move of the mapping needs, which would tear a page from its slot. Returns false if
-  // the program's memory cannot be read any more.
-  bool StoreStagedPages(Chunk& chunk);
+  // a fork or a move of the mapping needs, which would tear a page from its slot. Pages whose slot
+  // cannot be read any more, because the program has ended meanwhile, become kLost.
+  void StoreStagedPages(Chunk& chunk);
+
+  // Makes the page at `page`, whose bytes cannot be had, raise SIGBUS when touched, and drops its
+  // entry: the alternative is wrong bytes. kGone if that is because its program has ended.
+  FillResult Poison(Chunk& chunk, Address page);
 
   static constexpr size_t kBufferPages = Readahead::kMaxPages;
 
@@ -35,7 +39,6 @@ class PageRestorer {
   // Claims and decodes up to `max_pages` pages from `first`; claimed_ receives what their entries
   // were. `damaged` becomes true if the page behind them cannot be decoded.
   size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged);
-  FillResult GiveUpDamaged(Chunk& chunk, Address page);
   std::span<std::byte, kPageBytes> buffer_page(size_t index);
 
   Process& process_;

@@ -25,8 +25,9 @@ enum class PageState : uint8_t {
   kStaged = 2,      // the only copy is in a staging slot, uncompressed; payload: staging slot
   kSameFilled = 3,  // one word fills it; payload: the word, packed
   kInPool = 4,      // compressed in the pool; payload: handle, size, codec
+  kLost = 5,        // nobody has it: a forked child's, whose parent ended with it in a slot
 };
-inline constexpr size_t kPageStates = 5;
+inline constexpr size_t kPageStates = 6;
 
 // The words that fit a same-filled entry: repeated 32-bit values, and what sign-extends from 54
 // bits (small numbers, pointers). Others are kept in the pool as 8 bytes.
@@ -62,6 +63,7 @@ class PageEntry {
   static constexpr PageEntry SameFilled(uint64_t packed_word) {
     return Make(PageState::kSameFilled, packed_word);
   }
+  static constexpr PageEntry Lost() { return Make(PageState::kLost, 0); }
   // object_bytes: 1..kPageBytes.
   static constexpr PageEntry InPool(ZHandle handle, size_t object_bytes, CodecId codec) {
     return Make(PageState::kInPool, handle.granule | uint64_t{object_bytes - 1} << kZHandleBits |
@@ -115,12 +117,13 @@ static_assert(kZHandleBits + 12 == 48, "handle and size lie below the codec");
 // publishes; the fault thread restores and drops.
 constexpr bool TransitionAllowed(PageState from, PageState to) {
   constexpr bool kAllowed[kPageStates][kPageStates] = {
-      // to: resident isolating staged same-filled in-pool
-      {true, true, false, true, true},    // from resident: isolated; brought here by mremap
-      {true, false, true, false, false},  // from isolating: refused or brought back; moved
-      {true, true, true, true, true},     // from staged: restored, taken back, published
-      {true, false, false, true, false},  // from same-filled: restored or dropped
-      {true, false, false, false, true},  // from in-pool: the same; recompressed
+      // to: resident isolating staged same-filled in-pool lost
+      {true, true, false, true, true, true},     // from resident: isolated; brought by mremap
+      {true, false, true, false, false, false},  // from isolating: refused or brought back; moved
+      {true, true, true, true, true, true},      // from staged: restored, taken back, published
+      {true, false, false, true, false, false},  // from same-filled: restored or dropped
+      {true, false, false, false, true, false},  // from in-pool: the same; shared
+      {true, false, false, false, false, true},  // from lost: told to the program, or dropped
   };
   return kAllowed[static_cast<size_t>(from)][static_cast<size_t>(to)];
 }
