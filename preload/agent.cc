@@ -28,9 +28,9 @@ constexpr int64_t kLongestSleepMs = 4000;
 constexpr int64_t kLongestReconnectMs = 30'000;
 // Slabs tried for the staging area, most first: it is address space, which RLIMIT_AS may bound.
 constexpr size_t kStagingSlabs[] = {64, 16, 4};
-// How often a page's EAGAIN is tried again: it lasts as long as an event waits to be read, which
-// zmemd does at once; a page that stays busy longer is left for another time.
-constexpr int kMoveRetries = 50;
+// How often a move's EAGAIN is tried again. It may be a page's lock, which is soon free; or an event
+// that waits to be read, which zmemd will not do before we have answered.
+constexpr int kMoveRetries = 3;
 
 enum class Outcome {
   kTooSmall,    // come again: later, when larger, or at once with a wiped token
@@ -232,7 +232,6 @@ Outcome Agent::SayHello() {
   hello.agent = state_.mapping;
   hello.staging = staging_;
   hello.token_page = reinterpret_cast<Address>(state_.token_page);
-  hello.agent_tid = static_cast<int32_t>(Syscall(SYS_gettid));
   hello.min_resident_bytes =
       state_.options.min_resident_given ? state_.options.min_resident_bytes : 0;
   if (!Send(&hello, sizeof hello)) return Outcome::kNoDaemon;
@@ -357,9 +356,9 @@ bool Agent::RunMove(const wire::Move& move) {
     page += moved;
     if (moved > 0) retries = 0;
     if (page < end && moved == 0) {
-      if (error == EAGAIN && ++retries < kMoveRetries) {
-        SleepMs(1);  // an event waits to be read; zmemd's reading thread does not wait for us
-        continue;
+      if (error == EAGAIN) {
+        if (++retries < kMoveRetries) continue;
+        break;  // the layout is changing: another time
       }
       if (error == EBUSY)
         ++report.busy;

@@ -11,10 +11,11 @@
 namespace zmem {
 namespace {
 
-// CLONE_FILES is missing on purpose: the thread gets a descriptor table of its own. So is
-// CLONE_SETTLS: the thread never uses thread-local storage.
+// CLONE_FILES is missing on purpose: the thread gets a descriptor table of its own. So are CLONE_FS,
+// with which the program could not enter another mount namespace, and CLONE_SETTLS: the thread never
+// uses thread-local storage.
 constexpr unsigned long kCloneFlags =
-    CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 
 // Calls clone, and in the new thread RunAgent(state) on `stack_top`, whose stack holds no return
 // address to come back to.
@@ -23,18 +24,19 @@ long CloneInto(void* stack_top, AgentState* state) {
   register long r10 asm("r10") = 0;
   register long r8 asm("r8") = 0;
   register AgentState* kept asm("r12") = state;
+  register auto body asm("r13") = &RunAgent;
   asm volatile(
       "syscall\n\t"
       "test %%rax, %%rax\n\t"
       "jnz 1f\n\t"
       "xor %%ebp, %%ebp\n\t"
       "mov %%r12, %%rdi\n\t"
-      "call *%[body]\n\t"
+      "call *%%r13\n\t"
       "hlt\n"
       "1:"
       : "=a"(result)
       : "a"(SYS_clone), "D"(kCloneFlags), "S"(stack_top), "d"(0), "r"(r10), "r"(r8),
-        "r"(kept), [body] "r"(&RunAgent)
+        "r"(kept), "r"(body)
       : "rcx", "r11", "memory");
   return result;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -131,13 +132,16 @@ AgentState* MapAgent() {
   return state;
 }
 
+// Under somebody's seccomp filter the agent's system calls could end the program.
+bool IsSandboxed() { return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0; }
+
 // A child of fork has the agent's mapping but not its thread.
 void StartAgentInChild() {
-  if (g_agent != nullptr) StartAgentThread(g_agent);
+  if (g_agent != nullptr && !IsSandboxed()) StartAgentThread(g_agent);
 }
 
 __attribute__((constructor)) void Start() {
-  if (getauxval(AT_SECURE) != 0) return;
+  if (getauxval(AT_SECURE) != 0 || IsSandboxed()) return;
   const char* off = getenv("ZMEM");
   if (off != nullptr && off[0] == '0' && off[1] == '\0') return;
   int saved_errno = errno;

@@ -2,9 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -66,7 +64,7 @@ absl::StatusOr<Identity> Identify(int socket) {
   return identity;
 }
 
-absl::Status CheckHello(const wire::Hello& hello, pid_t pid) {
+absl::Status CheckHello(const wire::Hello& hello) {
   auto aligned = [](AddressRange range, uint64_t to) {
     return range.start % to == 0 && range.end % to == 0 && !range.empty() &&
            range.end <= kHighestAddress;
@@ -75,9 +73,7 @@ absl::Status CheckHello(const wire::Hello& hello, pid_t pid) {
               hello.staging.bytes() / kChunkBytes <= Process::kMaxSlabs &&
               hello.token_page % kPageBytes == 0 && hello.token_page != 0 &&
               hello.token_page < kHighestAddress;
-  struct stat status;
-  std::string task = absl::StrCat("/proc/", pid, "/task/", hello.agent_tid);
-  if (sane && hello.agent_tid > 0 && stat(task.c_str(), &status) == 0) return absl::OkStatus();
+  if (sane) return absl::OkStatus();
   return absl::InvalidArgumentError("the client's greeting makes no sense");
 }
 
@@ -121,7 +117,7 @@ absl::StatusOr<std::shared_ptr<Session>> AttachForked(wire::Channel& channel,
   }
   Process& process = session->process();
   if (hello.token_page != process.token_page ||
-      !HoldsToken(memory, process.token_page, process.token)) {
+      !HoldsToken(memory, process.token_page, process.token) || !session->ClaimForAgent()) {
     return Refuse(channel, wire::RefuseReason::kNotAllowed,
                   absl::PermissionDeniedError("the client shows a token that is not its own"));
   }
@@ -131,8 +127,8 @@ absl::StatusOr<std::shared_ptr<Session>> AttachForked(wire::Channel& channel,
                   sys::ErrnoStatus(-registered, "cannot register the staging area"));
   }
   session->Bind(std::move(identity), std::move(memory), std::move(pagemap), hello);
-  absl::Status sent = channel.Send(wire::Attached{}, process.uffd.fd());
-  if (!sent.ok()) return sent;
+  // If the agent is gone already, the session's own loop finds out and ends it.
+  channel.Send(wire::Attached{}, process.uffd.fd()).IgnoreError();
   return session;
 }
 
@@ -144,11 +140,7 @@ absl::Status Prove(Process& process, const wire::Hello& hello, const RemoteMemor
     if (result != 0) return sys::ErrnoStatus(-result, "cannot register the agent's memory");
   }
   process.token_page = hello.token_page;
-  process.token = MakeToken();
-  alignas(kPageBytes) std::byte bytes[kPageBytes] = {};
-  std::memcpy(bytes, &process.token, sizeof process.token);
-  size_t filled = 0;
-  if (process.uffd.Copy(process.token_page, bytes, 1, &filled) != FillResult::kDone) {
+  if (process.FillTokenPage() != FillResult::kDone) {
     return absl::FailedPreconditionError("cannot fill the agent's token page");
   }
   if (!HoldsToken(memory, process.token_page, process.token)) {
@@ -187,19 +179,12 @@ absl::StatusOr<std::shared_ptr<Session>> AttachFresh(wire::Channel& channel,
   absl::StatusOr<std::shared_ptr<Session>> session = registry.AddSession(std::move(process));
   if (!session.ok()) return Refuse(channel, wire::RefuseReason::kFailed, session.status());
   (*session)->Bind(std::move(identity), std::move(memory), std::move(pagemap), hello);
-  if (status = channel.Send(wire::Attached{}); !status.ok()) return status;
+  // If the agent is gone already, the session's own loop finds out and ends it.
+  channel.Send(wire::Attached{}).IgnoreError();
   return session;
 }
 
 }  // namespace
-
-wire::Token MakeToken() {
-  wire::Token token;
-  while (token.empty()) {
-    if (getrandom(&token, sizeof token, 0) != sizeof token) continue;
-  }
-  return token;
-}
 
 absl::StatusOr<std::shared_ptr<Session>> AttachAgent(wire::Channel& channel,
                                                      SessionRegistry& registry) {
@@ -215,7 +200,7 @@ absl::StatusOr<std::shared_ptr<Session>> AttachAgent(wire::Channel& channel,
   }
   absl::StatusOr<Identity> identity = Identify(channel.fd());
   if (!identity.ok()) return Refuse(channel, wire::RefuseReason::kFailed, identity.status());
-  if (absl::Status sane = CheckHello(hello, identity->pid); !sane.ok()) {
+  if (absl::Status sane = CheckHello(hello); !sane.ok()) {
     return Refuse(channel, wire::RefuseReason::kFailed, sane);
   }
   if (!hello.token.empty()) return AttachForked(channel, registry, *std::move(identity), hello);

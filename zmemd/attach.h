@@ -32,7 +32,4 @@ class SessionRegistry {
 absl::StatusOr<std::shared_ptr<Session>> AttachAgent(wire::Channel& channel,
                                                      SessionRegistry& registry);
 
-// 16 random bytes, never all zero.
-wire::Token MakeToken();
-
 }  // namespace zmem

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -125,15 +126,27 @@ void Server::Run(int stop_fd) {
 void Server::Accept() {
   UniqueFd connection(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!connection.valid()) return;
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length);
   MutexLock lock(mutex_);
-  if (connections_ >= kMaxConnections) return;
+  size_t& of_user = connections_of_[peer.uid];
+  if (connections_ >= kMaxConnections || (peer.uid != 0 && of_user >= kMaxConnectionsOfUser)) return;
+  auto shared = std::make_shared<UniqueFd>(std::move(connection));
+  try {
+    std::thread([this, shared, uid = peer.uid] {
+      ServeConnection(std::move(*shared));
+      MutexLock lock(mutex_);
+      --connections_;
+      --connections_of_[uid];
+      changed_.notify_all();
+    }).detach();
+  } catch (const std::system_error& error) {
+    spdlog::warn("a connection is turned away: no thread for it ({})", error.what());
+    return;
+  }
   ++connections_;
-  std::thread([this, fd = connection.release()] {
-    ServeConnection(UniqueFd(fd));
-    MutexLock lock(mutex_);
-    --connections_;
-    changed_.notify_all();
-  }).detach();
+  ++of_user;
 }
 
 void Server::ServeConnection(UniqueFd connection) {

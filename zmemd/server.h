@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "libzmem/base/clock.h"
@@ -74,6 +75,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
 
   // Connections served at once: more than a host has programs; a flood beyond it is turned away.
   static constexpr size_t kMaxConnections = 4096;
+  static constexpr size_t kMaxConnectionsOfUser = 1024;
 
   const Config config_;
   const std::string socket_path_;
@@ -91,6 +93,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   CondVar changed_;
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
   size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<uid_t, size_t> connections_of_ ABSL_GUARDED_BY(mutex_);
   // What ended sessions have counted.
   uint64_t past_faults_ ABSL_GUARDED_BY(mutex_) = 0;
   LatencyHistogram past_latency_;

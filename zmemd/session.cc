@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -57,10 +58,15 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(std::shared_ptr<Process>
       FaultHandler::Create(std::move(process), *session, clock);
   if (!faults.ok()) return faults.status();
   session->faults_ = *std::move(faults);
-  session->fault_thread_ = std::thread([raw = session.get()] {
-    Raise("zmem-fault");
-    raw->faults_->Run();
-  });
+  try {
+    session->fault_thread_ = std::thread([raw = session.get()] {
+      Raise("zmem-fault");
+      raw->faults_->Run();
+    });
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot start a fault thread: ", error.what()));
+  }
   return session;
 }
 
@@ -70,6 +76,7 @@ Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const 
 
 Session::~Session() {
   parent_.OnAgentChange(process_->uffd.fd(), false);
+  if (!fault_thread_.joinable()) return;  // it could not be started
   faults_->Stop();
   fault_thread_.join();
 }
@@ -85,8 +92,6 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   process_->staging = hello.staging;
   process_->bound.store(true, std::memory_order_release);
   SetHasAgent(true);
-  // The agent answers while the gate is closed to faults: let it run as soon as it is asked.
-  setpriority(PRIO_PROCESS, static_cast<id_t>(hello.agent_tid), kFaultThreadNice);
 }
 
 void Session::SetHasAgent(bool has_agent) {
@@ -234,12 +239,8 @@ uint64_t Session::DrainAndWait(const Reclaimer::ProgressFn& progress) {
 
 void Session::CheckOrphan() {
   if (has_agent_.load(std::memory_order_acquire) || ended()) return;
-  // Filling the token page tells whether the address space lives; what it is filled with is what
-  // it holds anyway.
-  alignas(kPageBytes) std::byte bytes[kPageBytes] = {};
-  std::copy_n(reinterpret_cast<const std::byte*>(&process_->token), sizeof process_->token, bytes);
-  size_t filled = 0;
-  FillResult result = process_->uffd.Copy(process_->token_page, bytes, 1, &filled);
+  // Tells whether the address space lives.
+  FillResult result = process_->FillTokenPage();
   bool done = drain_requested_.load(std::memory_order_acquire) && faults_->drained();
   if (result == FillResult::kGone || done) End();
 }

@@ -59,6 +59,8 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
                                                         const Reclaimer::Options& options);
   ~Session() override;
 
+  // True for the first who asks: a forked session gets one agent.
+  bool ClaimForAgent() { return !claimed_.exchange(true, std::memory_order_acq_rel); }
   // Binds the session to the process that its agent speaks for. Once, before ServeAgent.
   void Bind(Identity identity, RemoteMemory memory, Pagemap pagemap, const wire::Hello& hello);
   bool bound() const { return process_->bound.load(std::memory_order_acquire); }
@@ -124,6 +126,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   std::unique_ptr<FaultHandler> faults_;
   std::thread fault_thread_;
   std::atomic<bool> drain_requested_{false};
+  std::atomic<bool> claimed_{false};
   std::atomic<bool> leave_alone_{false};
   std::atomic<bool> has_agent_{false};
   std::atomic<bool> ended_{false};

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 namespace zmem {
@@ -82,6 +81,11 @@ void FaultHandler::Run() {
 
 void FaultHandler::ServeMessages() {
   int count = process_->uffd.Read(messages_);
+  if (count == -EMFILE && reserve_fd_.valid()) {
+    reserve_fd_.reset();
+    count = process_->uffd.Read(messages_);
+  }
+  if (!reserve_fd_.valid()) reserve_fd_.reset(fcntl(wake_fd_.get(), F_DUPFD_CLOEXEC, 0));
   if (count <= 0) return;
   int64_t read_ns = clock_.now_ns();
   std::span<const uffd_msg> messages(messages_.data(), static_cast<size_t>(count));
@@ -214,10 +218,7 @@ bool FaultHandler::AnswerWithZeros(Address page, bool write) {
 }
 
 bool FaultHandler::AnswerWithToken(Address page) {
-  alignas(kPageBytes) std::byte bytes[kPageBytes] = {};
-  std::memcpy(bytes, &process_->token, sizeof process_->token);
-  size_t filled = 0;
-  FillResult result = process_->uffd.Copy(page, bytes, 1, &filled);
+  FillResult result = process_->FillTokenPage();
   if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
   return Settle(result, page);
 }
@@ -284,6 +285,10 @@ void FaultHandler::DrainSlice() {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, pages, &restored);
+  if (result == FillResult::kAbsent && pages > 1) {
+    // The run crosses the end of a mapping, which fails as a whole.
+    result = restorer_.RestoreRun(page, 1, &restored);
+  }
   drain_page_ += restored;
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
   if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);

@@ -85,6 +85,8 @@ class FaultHandler {
   FaultObserver& observer_;
   const Clock& clock_;
   UniqueFd wake_fd_;
+  // Given up when the table is full, so that a FORK event can still be read (FACTS 4).
+  UniqueFd reserve_fd_;
   std::atomic<bool> stop_{false};
   std::atomic<bool> draining_{false};
   std::atomic<bool> drained_{false};

@@ -49,7 +49,10 @@ size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages, boo
 FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* restored) {
   *restored = 0;
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(first);
-  if (chunk == nullptr) return FillResult::kDone;
+  if (chunk == nullptr) {
+    bool exists = process_.table.Find(ChunkNumber(first)) != nullptr;
+    return exists ? FillResult::kNoMemory : FillResult::kDone;
+  }
   bool damaged = false;
   size_t claimed = ClaimRun(*chunk, first, max_pages, &damaged);
   if (claimed == 0) return damaged ? Poison(*chunk, first) : FillResult::kDone;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "libzmem/base/check.h"
+#include "libzmem/uffd/address_map.h"
 
 namespace zmem {
 namespace {
@@ -25,9 +26,14 @@ void ForEach(const wire::PageSet& pages, Visit visit) {
 bool Isolator::Register(AddressRange part) {
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) return false;
+  // While an event waits to be read, what it tells is not in our books yet.
+  if (process_.FillTokenPage() != FillResult::kPresent) return false;
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(part.start);
   if (chunk == nullptr) chunk = process_.table.FindOrAdd(ChunkNumber(part.start));
   if (chunk == nullptr || process_.uffd.Register(part) != 0) return false;
+  // The kernel registers what is mapped and passes over holes. A hole that is filled later is a
+  // mapping of its own, and not registered: so it must have been one mapping all over.
+  if (!IsOneMapping(process_.pid, part)) return false;
   for (Address page = part.start; page < part.end; page += kPageBytes) {
     chunk->registered.Add(PageInChunk(page));
   }

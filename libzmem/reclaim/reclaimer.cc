@@ -163,7 +163,10 @@ size_t Reclaimer::TakeSlab() {
 wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
   wire::PageSet staged;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    if (slabs_[slab].pages.Has(page) && chunk.Load(page) == PageEntry::Staged(SlotOf(slab, page))) {
+    // Also while the fault thread has claimed it: its slot is needed until it is done.
+    PageEntry entry = chunk.Load(page);
+    if (slabs_[slab].pages.Has(page) && entry.state() == PageState::kStaged &&
+        entry.slot() == SlotOf(slab, page)) {
       staged.Add(page);
     }
   }
@@ -240,6 +243,9 @@ absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
     wire::PageSet staged = StillStaged(*chunk, slab);
     for (size_t page = staged.Next(0, true); page < kPagesPerChunk;) {
       size_t end = std::min(staged.Next(page, false), page + kReadPages);
+      // Afresh for each run: a fork may have left the old one to a relative.
+      chunk = process_.table.Find(record.chunk_number);
+      if (chunk == nullptr) break;
       StoreRun(*chunk, slab, page, end, &incompressible, &no_room);
       page = staged.Next(end, true);
     }

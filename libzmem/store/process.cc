@@ -1,5 +1,9 @@
 #include "libzmem/store/process.h"
 
+#include <sys/random.h>
+
+#include <cstring>
+
 namespace zmem {
 namespace {
 
@@ -12,6 +16,15 @@ void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
 }
 void Subtract(std::atomic<uint64_t>& counter, uint64_t amount) {
   counter.fetch_sub(amount, std::memory_order_relaxed);
+}
+
+// 16 random bytes, never all zero.
+wire::Token MakeToken() {
+  wire::Token token;
+  while (token.empty()) {
+    if (getrandom(&token, sizeof token, 0) != sizeof token) token = {};
+  }
+  return token;
 }
 
 bool IsSameFilled(PageEntry entry) {
@@ -43,6 +56,9 @@ void ProcessCounters::RemoveStored(PageEntry entry) {
   Subtract(held_bytes, HeldBytes(entry));
 }
 
+Process::Process(PageStore& store, ChunkArena& arena, Userfaultfd uffd)
+    : store(store), arena(arena), uffd(std::move(uffd)), table(arena), token(MakeToken()) {}
+
 Process::~Process() {
   for (uint64_t number : table.Numbers()) RemoveChunk(number);
 }
@@ -50,6 +66,13 @@ Process::~Process() {
 std::shared_ptr<Chunk> Process::OwnChunk(Address address) {
   return table.Unshare(ChunkNumber(address),
                        [this](PageEntry entry) { return store.AddReference(entry); });
+}
+
+FillResult Process::FillTokenPage() const {
+  alignas(kPageBytes) std::byte bytes[kPageBytes] = {};
+  std::memcpy(bytes, &token, sizeof token);
+  size_t filled = 0;
+  return uffd.Copy(token_page, bytes, 1, &filled);
 }
 
 void Process::RemoveChunk(uint64_t chunk_number) {

@@ -81,8 +81,8 @@ class Process {
   // Slabs a staging area has at most; the agent may have mapped fewer.
   static constexpr size_t kMaxSlabs = 64;
 
-  Process(PageStore& store, ChunkArena& arena, Userfaultfd uffd)
-      : store(store), arena(arena), uffd(std::move(uffd)), table(arena) {}
+  // Makes up a token.
+  Process(PageStore& store, ChunkArena& arena, Userfaultfd uffd);
   ~Process();
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
@@ -95,10 +95,10 @@ class Process {
   ProcessCounters counters;
   LatencyHistogram fault_latency;  // from the message's read to the page's return
 
-  // The page whose content says who the process is, and that content. Set before the fault thread
-  // starts.
+  // The page whose content says who the process is (set before the fault thread starts), and that
+  // content.
   Address token_page = 0;
-  wire::Token token;
+  const wire::Token token;
 
   // Bound when the agent attaches, before `bound` becomes true, and unchanged from then on. A
   // forked child is served from its parent's fork on and bound later or never.
@@ -120,6 +120,9 @@ class Process {
 
   // The chunk that holds `address`, its own copy if forked relatives share it; null if it has none.
   std::shared_ptr<Chunk> OwnChunk(Address address);
+  // Fills the token page, if it is absent: the one page that may be filled by any thread, since its
+  // bytes never change. kPresent is the usual answer; kChanging tells that events wait to be read.
+  FillResult FillTokenPage() const;
   // Takes the chunk out of the table and lets go of what it stores.
   void RemoveChunk(uint64_t chunk_number);
   // Lets go of one stored form that is no longer published.

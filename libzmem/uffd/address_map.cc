@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -13,6 +14,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "libzmem/base/kernel_abi.h"
 #include "libzmem/base/sys.h"
 
 namespace zmem {
@@ -54,6 +57,17 @@ bool ParseLine(absl::string_view line, Mapping* mapping) {
   return true;
 }
 
+// The flags of a mapping (proc(5), VmFlags) that forbid taking its pages: locked, not copied by a
+// fork, wiped by it, and what anonymous memory should not have.
+bool ForbiddenFlags(absl::string_view flags) {
+  for (absl::string_view flag : absl::StrSplit(flags, ' ', absl::SkipEmpty())) {
+    for (absl::string_view forbidden : {"lo", "dc", "wf", "io", "pf", "mm", "ht", "ss"}) {
+      if (flag == forbidden) return true;
+    }
+  }
+  return false;
+}
+
 // Appends what is left of `range` without `excluded`, which is sorted.
 void AppendWithout(AddressRange range, const std::vector<AddressRange>& excluded,
                    std::vector<AddressRange>* out) {
@@ -69,15 +83,28 @@ void AppendWithout(AddressRange range, const std::vector<AddressRange>& excluded
 
 }  // namespace
 
-AddressMap AddressMap::Parse(absl::string_view maps, const std::vector<AddressRange>& excluded) {
+AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressRange>& excluded) {
   std::vector<AddressRange> holes = excluded;
   std::sort(holes.begin(), holes.end(),
             [](AddressRange a, AddressRange b) { return a.start < b.start; });
   AddressMap result;
   AddressRange guard{};
-  for (absl::string_view line : absl::StrSplit(maps, '\n', absl::SkipEmpty())) {
-    Mapping mapping;
+  AddressRange candidate{};  // the last mapping's, until its flags are read
+  auto accept = [&] {
+    if (!candidate.empty()) AppendWithout(candidate, holes, &result.eligible_);
+    candidate = {};
+  };
+  Mapping mapping;
+  for (absl::string_view line : absl::StrSplit(smaps, '\n', absl::SkipEmpty())) {
+    constexpr absl::string_view kFlags = "VmFlags:";
+    if (absl::ConsumePrefix(&line, kFlags)) {
+      if (ForbiddenFlags(line)) candidate = {};
+      if (absl::StrContains(line, " um")) result.registered_.push_back(mapping.range);
+      continue;
+    }
+    // The other lines begin with the name of a figure and a colon; they are no mapping.
     if (!ParseLine(line, &mapping)) continue;
+    accept();
     AddressRange range = mapping.range;
     bool above_guard = guard.end == range.start && !guard.empty();
     guard = {};
@@ -90,16 +117,38 @@ AddressMap AddressMap::Parse(absl::string_view maps, const std::vector<AddressRa
     if (above_guard) {
       range.start = range.bytes() > kStackBytes ? range.start + kStackBytes : range.end;
     }
-    if (!range.empty()) AppendWithout(range, holes, &result.eligible_);
+    candidate = range;
   }
+  accept();
   return result;
 }
 
 absl::StatusOr<AddressMap> AddressMap::Read(pid_t pid, const std::vector<AddressRange>& excluded) {
-  std::string maps;
-  absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/maps"), maps);
+  std::string smaps;
+  absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/smaps"), smaps);
   if (!status.ok()) return status;
-  return Parse(maps, excluded);
+  return Parse(smaps, excluded);
+}
+
+bool IsOneMapping(pid_t pid, AddressRange range) {
+  std::string path = absl::StrCat("/proc/", pid, "/maps");
+  UniqueFd maps(sys::Open(path.c_str(), O_RDONLY));
+  if (!maps.valid()) return false;
+  procmap_query query{};
+  query.size = sizeof query;
+  query.query_addr = range.start;
+  int result = sys::Ioctl(maps.get(), PROCMAP_QUERY, &query);
+  if (result == 0) return query.vma_start <= range.start && query.vma_end >= range.end;
+  if (result != -ENOTTY) return false;
+  // Before Linux 6.11 the text has to do.
+  std::string text;
+  if (!sys::ReadFile(path, text).ok()) return false;
+  for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    Mapping mapping;
+    if (!ParseLine(line, &mapping)) continue;
+    if (mapping.range.start <= range.start && mapping.range.end >= range.end) return true;
+  }
+  return false;
 }
 
 absl::StatusOr<std::vector<AddressRange>> ThreadControlBlocks(pid_t pid) {

@@ -16,20 +16,27 @@ namespace zmem {
 
 class AddressMap {
  public:
-  // Reads /proc/PID/maps. Left out are mappings that are not private, anonymous, readable and
-  // writable and not executable; stacks; and every range of `excluded`.
+  // Reads /proc/PID/smaps. Left out are mappings that are not private, anonymous, readable and
+  // writable and not executable; those that are locked, or that a fork would not copy as they are
+  // (MADV_DONTFORK, MADV_WIPEONFORK); stacks; and every range of `excluded`.
   // Errors: NotFound when the process is gone, or what reading says.
   static absl::StatusOr<AddressMap> Read(pid_t pid, const std::vector<AddressRange>& excluded);
 
-  // The same from the text of a maps file.
-  static AddressMap Parse(absl::string_view maps, const std::vector<AddressRange>& excluded);
+  // The same from the text of such a file, or of a maps file, which has no flags.
+  static AddressMap Parse(absl::string_view smaps, const std::vector<AddressRange>& excluded);
 
   // What may be managed: page-aligned, ascending, disjoint; each range lies in one mapping.
   const std::vector<AddressRange>& eligible() const { return eligible_; }
+  // What is registered with a userfaultfd for missing pages, ascending, eligible or not.
+  const std::vector<AddressRange>& registered() const { return registered_; }
 
  private:
   std::vector<AddressRange> eligible_;
+  std::vector<AddressRange> registered_;
 };
+
+// Whether one mapping of `pid` covers `range` from end to end now.
+bool IsOneMapping(pid_t pid, AddressRange range);
 
 // The memory around the control block of each thread of `pid`, found by its robust list, which libc
 // keeps there: a thread that is exiting gets no fault service (FACTS 18). Threads without such a

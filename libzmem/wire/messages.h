@@ -65,8 +65,6 @@ struct Hello {
   Address token_page;       // one page, wiped on fork
   // Zero if the daemon's own min_resident decides, else the program's (ZMEM_MIN_RESIDENT).
   uint64_t min_resident_bytes;
-  int32_t agent_tid;
-  int32_t reserved = 0;
 };
 
 struct Welcome {
