@@ -90,6 +90,7 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   process_->pagemap = std::move(pagemap);
   process_->agent = hello.agent;
   process_->staging = hello.staging;
+  process_->DropUnregistered();
   process_->bound.store(true, std::memory_order_release);
   SetHasAgent(true);
 }
@@ -132,19 +133,21 @@ void Session::ServeAgent(wire::Channel& channel) {
          !drain_requested_.load(std::memory_order_acquire)) {
     int64_t wait_ns = std::max<int64_t>(reclaimer.next_tick_ns() - clock_.now_ns(), 0);
     pollfd fds[2] = {{channel.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
-    sys::Poll(fds, 2, static_cast<int>(std::min<int64_t>(wait_ns / 1'000'000 + 1, 60'000)));
+    constexpr int kSilentAgentMs = 250;
+    int wait_ms = static_cast<int>(std::min<int64_t>(wait_ns / 1'000'000 + 1, 60'000));
+    sys::Poll(fds, 2, agent.idle() ? wait_ms : kSilentAgentMs);
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
     if (fds[0].revents != 0) {
-      agent_left = true;  // an agent says nothing that it was not asked
-      break;
+      // Either a late answer, or the agent's end: it says nothing that it was not asked.
+      agent_left = agent.idle() || absl::IsUnavailable(agent.AwaitIdle());
+      if (agent_left) break;
     }
     if (drain_requested_.load(std::memory_order_acquire)) break;
     RunEvictJob(reclaimer);
-    if (absl::Status status = reclaimer.Tick(); !status.ok()) {
-      agent_left = absl::IsUnavailable(status);
-      break;
-    }
+    // A program that is stopped does not answer; it is waited for, its pages are served meanwhile.
+    agent_left = agent.idle() && absl::IsUnavailable(reclaimer.Tick());
+    if (agent_left) break;
   }
   if (agent_left) SetHasAgent(false);
   FinishJob(absl::NotFoundError("the process ended, or is being drained"));

@@ -51,7 +51,8 @@ void FaultHandler::RequestDrain() {
 }
 
 int FaultHandler::PollTimeoutMs() const {
-  bool work = pending_count_ > 0 || (draining_.load(std::memory_order_acquire) && !drained());
+  bool work = pending_count_ > 0 || process_->arrivals_pending ||
+              (draining_.load(std::memory_order_acquire) && !drained());
   if (!work) return -1;
   return fruitless_rounds_ < kEagerRounds ? 0 : 1;
 }
@@ -70,6 +71,7 @@ void FaultHandler::Run() {
     }
     GateLock lock(process_->gate);
     ServeMessages();
+    if (process_->arrivals_pending) SettleArrivals();
     if (pending_count_ > 0) HandlePending();
     if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
     if (process_->gone.load(std::memory_order_acquire)) {
@@ -137,6 +139,12 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
   } else {
     process_->uffd.Wake({page, page + kPageBytes});
   }
+}
+
+void FaultHandler::SettleArrivals() {
+  // A slice between faults, which must not wait for all of a large mapping.
+  constexpr size_t kSlicePages = 256;
+  fruitless_rounds_ = events_.SettleArrivals(kSlicePages) ? 0 : fruitless_rounds_ + 1;
 }
 
 void FaultHandler::HandlePending() {

@@ -70,6 +70,7 @@ class FaultHandler {
   void ApplyEvent(const uffd_msg& message);
   void HandleFault(const uffd_msg& message, int64_t read_ns);
   void HandlePending();
+  void SettleArrivals();
   // One attempt at bringing `page` back; false if it has to be tried again.
   bool Answer(Address page, bool write);
   bool AnswerWithZeros(Address page, bool write);

@@ -54,14 +54,13 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
 }
 
 void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
-  AddressRange old_range{from, from + bytes};
   std::vector<std::pair<Address, PageEntry>> moved;
-  ForEachChunk(old_range,
+  ForEachChunk({from, from + bytes},
                [&](const std::shared_ptr<Chunk>& chunk, uint64_t number, size_t first, size_t end) {
                  // A slot belongs to the page of the same index in its slab's chunk.
                  restorer_.StoreStagedPages(*chunk);
+                 Forget(number, first, end);
                  for (size_t page = first; page < end; ++page) {
-                   chunk->registered.Remove(page);
                    PageEntry entry = chunk->Load(page);
                    if (entry == PageEntry()) continue;
                    while (!chunk->Transition(page, entry, PageEntry())) {
@@ -70,16 +69,62 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
                    moved.emplace_back(address - from + to, entry);
                  }
                });
+  AddressRange target{to, to + bytes};
+  DropRange(target, false);  // whatever lay there is gone, be its own event read or still to come
   for (const auto& [address, entry] : moved) {
     std::shared_ptr<Chunk> chunk = process_.OwnChunk(address);
     if (chunk == nullptr) chunk = process_.table.FindOrAdd(ChunkNumber(address));
     ZMEM_CHECK(chunk != nullptr);  // the arena is sized for more than can be mapped and stored
-    PageEntry there = chunk->Load(PageInChunk(address));
-    // What lay at the target was unmapped, with an event of its own, before this one.
-    while (!chunk->Transition(PageInChunk(address), there, entry)) {
-    }
-    process_.Retire(there);
+    Drop(*chunk, PageInChunk(address), entry);
   }
+  if (moved.empty()) return;
+  arrivals_.push_back(target);
+  process_.arrivals_pending = true;
+}
+
+bool LayoutEvents::SettleArrivals(size_t max_pages) {
+  while (!arrivals_.empty() && max_pages > 0) {
+    AddressRange& range = arrivals_.back();
+    if (range.empty()) {
+      arrivals_.pop_back();
+      continue;
+    }
+    size_t wanted = std::min({max_pages, PageRestorer::kBufferPages, range.pages()});
+    size_t restored = 0;
+    FillResult result = restorer_.RestoreRun(range.start, wanted, &restored);
+    if (result == FillResult::kAbsent && restored == 0) {
+      // The run may cross the end of a mapping; or nothing is mapped there any more.
+      result = restorer_.RestoreRun(range.start, 1, &restored);
+      if (result == FillResult::kAbsent) {
+        ForEachChunk({range.start, range.start + kPageBytes},
+                     [&](const std::shared_ptr<Chunk>& chunk, uint64_t, size_t page, size_t) {
+                       Drop(*chunk, page, PageEntry());
+                     });
+      }
+    }
+    if (result == FillResult::kChanging || result == FillResult::kNoMemory) return false;
+    if (result == FillResult::kGone) {
+      process_.gone.store(true, std::memory_order_release);
+      return true;
+    }
+    // A run ends at a page that we do not have; it may go on behind it.
+    size_t done = std::max<size_t>(restored, 1);
+    range.start += done * kPageBytes;
+    max_pages -= std::min(max_pages, done);
+  }
+  process_.arrivals_pending = !arrivals_.empty();
+  return true;
+}
+
+bool LayoutEvents::HasArrived(Address page) const {
+  return std::any_of(arrivals_.begin(), arrivals_.end(),
+                     [page](AddressRange range) { return range.Contains(page); });
+}
+
+void LayoutEvents::Forget(uint64_t chunk_number, size_t first, size_t end) {
+  wire::PageSet pages;
+  pages.AddRange(first, end);
+  process_.table.RemoveRegistered(chunk_number, pages);
 }
 
 void LayoutEvents::OnRemove(AddressRange range) {
@@ -90,16 +135,23 @@ void LayoutEvents::OnRemove(AddressRange range) {
   });
 }
 
-void LayoutEvents::OnUnmap(AddressRange range) {
+void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, true); }
+
+void LayoutEvents::DropRange(AddressRange range, bool spare_arrivals) {
+  spare_arrivals = spare_arrivals && !arrivals_.empty();
   std::vector<uint64_t> whole;
   ForEachChunk(range,
                [&](const std::shared_ptr<Chunk>& chunk, uint64_t number, size_t first, size_t end) {
-                 if (end - first == kPagesPerChunk) {
+                 Forget(number, first, end);
+                 if (end - first == kPagesPerChunk && !spare_arrivals) {
                    whole.push_back(number);
                    return;
                  }
                  for (size_t page = first; page < end; ++page) {
-                   chunk->registered.Remove(page);
+                   Address address = (number << kChunkShift) + page * kPageBytes;
+                   // Threads that remap at once can have an older unmapping told after a newer
+                   // arrival. Filling the page will show which it is.
+                   if (spare_arrivals && HasArrived(address)) continue;
                    Drop(*chunk, page, PageEntry());
                  }
                });

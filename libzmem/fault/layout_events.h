@@ -6,6 +6,7 @@
 #include <linux/userfaultfd.h>
 
 #include <memory>
+#include <vector>
 
 #include "libzmem/fault/page_restorer.h"
 #include "libzmem/store/process.h"
@@ -18,7 +19,7 @@ class LayoutEvents {
 
   // The child's process, served by nobody yet: its pages are the parent's, shared.
   std::shared_ptr<Process> OnFork(UniqueFd child_uffd);
-  // Pages keep their bytes under new addresses.
+  // Pages keep their bytes under new addresses, and come back there at once: see SettleArrivals.
   void OnRemap(Address from, Address to, uint64_t bytes);
   // madvise: what is stored is dropped; what is present will be, but may not be yet, so that it
   // must not be taken before it was seen to be gone (FACTS 8).
@@ -26,15 +27,29 @@ class LayoutEvents {
   // The range is gone; its addresses may be in use again already, for something unregistered.
   void OnUnmap(AddressRange range);
 
+  // Fills up to `max_pages` pages of the ranges that OnRemap brought. The kernel sends the events
+  // of two threads' calls in no fixed order, so an unmapping of the range may be older than its
+  // arrival or newer; a page that is back in the program needs no answer to that, and one that
+  // cannot be filled because nothing is mapped there was unmapped. False if it has to be tried
+  // again later.
+  bool SettleArrivals(size_t max_pages);
+
  private:
   // Calls visit(chunk, chunk_number, first page, end page) for each chunk of the table in `range`,
   // made the process's own.
   template <typename Visit>
   void ForEachChunk(AddressRange range, Visit visit);
   void Drop(Chunk& chunk, size_t page, PageEntry replacement);
+  // The pages' registration ended with their mapping.
+  void Forget(uint64_t chunk_number, size_t first, size_t end);
+  // Lets go of what is stored of the range, but for pages that have just arrived if those are
+  // spared.
+  void DropRange(AddressRange range, bool spare_arrivals);
+  bool HasArrived(Address page) const;
 
   Process& process_;
   PageRestorer& restorer_;
+  std::vector<AddressRange> arrivals_;
 };
 
 }  // namespace zmem

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "libzmem/wire/channel.h"
 
@@ -14,10 +15,17 @@ namespace zmem {
 class AgentLink {
  public:
   virtual ~AgentLink() = default;
-  // Both wait for the agent for as long as it lives: a stopped program holds up its own reclaimer.
-  // Errors: Unavailable when the agent is gone; it may or may not have carried the command out.
+
+  // Both wait for the answer, but not for ever: a program may be stopped.
+  // Errors: Unavailable when the agent is gone; DeadlineExceeded when it does not answer. In both
+  // cases it may have carried the command out; in the second it may still do so, at any time until
+  // AwaitIdle succeeds.
   virtual absl::StatusOr<wire::Report> Move(wire::Move command) = 0;
   virtual absl::StatusOr<wire::Report> Discard(wire::Discard command) = 0;
+
+  // Waits for the answer to a command that was given up. OK at once if there is none.
+  // Errors: as above.
+  virtual absl::Status AwaitIdle() = 0;
 };
 
 class ChannelAgentLink final : public AgentLink {
@@ -27,21 +35,42 @@ class ChannelAgentLink final : public AgentLink {
   absl::StatusOr<wire::Report> Move(wire::Move command) override { return Call(command); }
   absl::StatusOr<wire::Report> Discard(wire::Discard command) override { return Call(command); }
 
+  absl::Status AwaitIdle() override {
+    wire::Report ignored;
+    return idle_ ? absl::OkStatus() : Receive(ignored);
+  }
+  // No answer is outstanding: whatever the agent sends now was not asked.
+  bool idle() const { return idle_; }
+
  private:
+  // A running agent answers within a millisecond. A longer wait would hold up the program's faults,
+  // since the gate is closed to them meanwhile.
+  static constexpr int kAnswerTimeoutMs = 1000;
+
   template <typename Command>
   absl::StatusOr<wire::Report> Call(Command& command) {
+    if (absl::Status idle = AwaitIdle(); !idle.ok()) return idle;
     command.header.sequence = ++sequence_;
     if (absl::Status sent = channel_.Send(command); !sent.ok()) return sent;
+    idle_ = false;
     wire::Report report;
-    if (absl::Status got = channel_.Receive(report, -1); !got.ok()) return got;
-    if (report.header.sequence != sequence_) {
-      return absl::UnavailableError("the agent answered something that was not asked");
-    }
+    if (absl::Status got = Receive(report); !got.ok()) return got;
     return report;
+  }
+
+  absl::Status Receive(wire::Report& report) {
+    absl::Status got = channel_.Receive(report, kAnswerTimeoutMs);
+    if (absl::IsDeadlineExceeded(got)) return got;
+    if (got.ok() && report.header.sequence == sequence_) {
+      idle_ = true;
+      return got;
+    }
+    return absl::UnavailableError("the agent is gone, or answers what was not asked");
   }
 
   wire::Channel& channel_;
   uint32_t sequence_ = 0;
+  bool idle_ = true;
 };
 
 }  // namespace zmem

@@ -27,16 +27,17 @@ bool Isolator::Register(AddressRange part) {
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) return false;
   // While an event waits to be read, what it tells is not in our books yet.
+  if (process_.arrivals_pending) return false;
   if (process_.FillTokenPage() != FillResult::kPresent) return false;
-  std::shared_ptr<Chunk> chunk = process_.OwnChunk(part.start);
-  if (chunk == nullptr) chunk = process_.table.FindOrAdd(ChunkNumber(part.start));
-  if (chunk == nullptr || process_.uffd.Register(part) != 0) return false;
+  if (process_.table.FindOrAdd(ChunkNumber(part.start)) == nullptr) return false;
+  if (process_.uffd.Register(part) != 0) return false;
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a
   // mapping of its own, and not registered: so it must have been one mapping all over.
   if (!IsOneMapping(process_.pid, part)) return false;
-  for (Address page = part.start; page < part.end; page += kPageBytes) {
-    chunk->registered.Add(PageInChunk(page));
-  }
+  wire::PageSet pages;
+  size_t first = PageInChunk(part.start);
+  pages.AddRange(first, first + part.pages());
+  process_.table.AddRegistered(ChunkNumber(part.start), pages);
   return true;
 }
 
@@ -58,7 +59,8 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
   }
   if (quarantine) ReleaseQuarantine(chunk, chunk_start);
   wire::PageSet claimed;
-  ForEach(pages.And(chunk.registered), [&](size_t page) {
+  wire::PageSet registered = process_.table.Registered(ChunkNumber(chunk_start));
+  ForEach(pages.And(registered), [&](size_t page) {
     PageEntry entry = chunk.Load(page);
     if (entry.state() != PageState::kResident || entry.Has(PageEntry::kQuarantined)) return;
     if (chunk.Transition(page, entry, PageEntry::Isolating(SlotOf(slab, page)))) claimed.Add(page);
@@ -69,6 +71,11 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
 absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::PageSet pages,
                                                 size_t slab) {
   Address chunk_start = chunk_number << kChunkShift;
+  if (absl::Status idle = agent_.AwaitIdle(); !idle.ok()) return idle;
+  if (cut_off_[slab]) {
+    if (process_.uffd.Register(SlabRange(slab)) != 0) return wire::PageSet{};
+    cut_off_[slab] = false;
+  }
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) {
     return absl::UnavailableError("the program is gone");
@@ -81,9 +88,13 @@ absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::Pag
 
   wire::Move move{};
   move.source = chunk_start;
-  move.target = process_.staging.start + slab * kChunkBytes;
+  move.target = SlabRange(slab).start;
   move.pages = claimed;
   absl::StatusOr<wire::Report> report = agent_.Move(move);
+  if (!report.ok()) {
+    // A target must be registered: from here on the order cannot be carried out any more.
+    cut_off_[slab] = process_.uffd.Unregister(SlabRange(slab)) == 0;
+  }
   wire::PageSet moved = report.ok() ? report->done.And(claimed) : FindMoved(claimed, slab);
   ForEach(claimed, [&](size_t page) {
     PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
@@ -99,10 +110,14 @@ absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::Pag
   return moved;
 }
 
+AddressRange Isolator::SlabRange(size_t slab) const {
+  Address start = process_.staging.start + slab * kChunkBytes;
+  return {start, start + kChunkBytes};
+}
+
 wire::PageSet Isolator::FindMoved(wire::PageSet pages, size_t slab) {
   std::array<bool, kPagesPerChunk> absent;
-  Address start = process_.staging.start + slab * kChunkBytes;
-  if (process_.pagemap.FindAbsent(start, absent) != 0) return {};
+  if (process_.pagemap.FindAbsent(SlabRange(slab).start, absent) != 0) return {};
   wire::PageSet moved;
   ForEach(pages, [&](size_t page) {
     if (!absent[page]) moved.Add(page);
@@ -113,6 +128,7 @@ wire::PageSet Isolator::FindMoved(wire::PageSet pages, size_t slab) {
 absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::PageSet pages,
                                                size_t slab, uint64_t flags) {
   Address chunk_start = chunk_number << kChunkShift;
+  if (absl::Status idle = agent_.AwaitIdle(); !idle.ok()) return idle;
   GateLock lock(process_.gate);
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(chunk_start);
   wire::PageSet claimed;
@@ -126,10 +142,11 @@ absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::Page
   if (claimed.empty()) return claimed;
 
   wire::Move move{};
-  move.source = process_.staging.start + slab * kChunkBytes;
+  move.source = SlabRange(slab).start;
   move.target = chunk_start;
   move.pages = claimed;
   absl::StatusOr<wire::Report> report = agent_.Move(move);
+  // A silent agent may still bring pages back later. One that is present then wins over its entry.
   wire::PageSet left = report.ok() ? claimed.Without(report->done) : FindMoved(claimed, slab);
   ForEach(claimed, [&](size_t page) {
     PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
@@ -149,7 +166,7 @@ absl::Status Isolator::Discard(wire::PageSet pages, size_t slab) {
   if (pages.empty()) return absl::OkStatus();
   // Not under the gate: dropping raises events that the fault thread has to read.
   wire::Discard discard{};
-  discard.slab = process_.staging.start + slab * kChunkBytes;
+  discard.slab = SlabRange(slab).start;
   discard.pages = pages;
   return agent_.Discard(discard).status();
 }

@@ -3,6 +3,7 @@
 // Belongs to the reclaimer's thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -27,7 +28,8 @@ class Isolator {
   // Moves those of `pages` that are registered, the program's own and not about to be dropped from
   // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
   // the kernel does not move (pinned, shared after a fork, locked) are left alone.
-  // Errors: Unavailable when the agent is gone.
+  // Errors, of this and the next two: Unavailable when the agent is gone; DeadlineExceeded when it
+  // does not answer. The entries then say where the pages are all the same.
   absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab);
 
   // The reverse, for those of `pages` that are still staged. Their entries are then kResident with
@@ -42,11 +44,14 @@ class Isolator {
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
   void ReleaseQuarantine(Chunk& chunk, Address chunk_start);
-  // After the agent vanished in the middle: tells by the slots what had been moved.
+  // After the agent vanished or fell silent in the middle: tells by the slots what had been moved.
   wire::PageSet FindMoved(wire::PageSet pages, size_t slab);
+  AddressRange SlabRange(size_t slab) const;
 
   Process& process_;
   AgentLink& agent_;
+  // Slabs taken from the userfaultfd so that an agent that fell silent cannot move pages there.
+  std::array<bool, Process::kMaxSlabs> cut_off_{};
 };
 
 }  // namespace zmem

@@ -50,9 +50,6 @@ absl::Status Reclaimer::Tick() {
 absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
   std::vector<AddressRange> excluded{
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
-  absl::StatusOr<std::vector<AddressRange>> blocks = ThreadControlBlocks(process_.pid);
-  if (!blocks.ok()) return absl::UnavailableError("the program is gone");
-  excluded.insert(excluded.end(), blocks->begin(), blocks->end());
   absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
   if (!map.ok()) return absl::UnavailableError("the program is gone");
 
@@ -73,9 +70,7 @@ absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
         if (!survey.chunks.empty() && survey.chunks.back().chunk_number == first + i) {
           // Another mapping in the same chunk.
           wire::PageSet& present = survey.chunks.back().present;
-          for (size_t word = 0; word < kPagesPerChunk / 64; ++word) {
-            present.words[word] |= sets[i].words[word];
-          }
+          present = present.Or(sets[i]);
         } else {
           survey.chunks.push_back({first + i, sets[i]});
         }
@@ -86,10 +81,28 @@ absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
   return survey;
 }
 
+absl::Status Reclaimer::LeaveControlBlocks(uint64_t chunk_number, wire::PageSet* pages) {
+  int64_t now_ns = clock_.now_ns();
+  if (now_ns - control_blocks_ns_ > kControlBlocksAgeNs) {
+    absl::StatusOr<std::vector<AddressRange>> blocks = ThreadControlBlocks(process_.pid);
+    if (!blocks.ok()) return absl::UnavailableError("the program is gone");
+    control_blocks_ = *std::move(blocks);
+    control_blocks_ns_ = now_ns;
+  }
+  Address start = chunk_number << kChunkShift;
+  for (AddressRange block : control_blocks_) {
+    AddressRange part = block.Intersect({start, start + kChunkBytes});
+    for (Address page = part.start; page < part.end; page += kPageBytes) {
+      pages->Remove(PageInChunk(page));
+    }
+  }
+  return absl::OkStatus();
+}
+
 bool Reclaimer::FullyRegistered(const Candidate& candidate) {
   GateLock lock(process_.gate);
-  std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-  return chunk != nullptr && candidate.present.Without(chunk->registered).empty();
+  wire::PageSet registered = process_.table.Registered(candidate.chunk_number);
+  return candidate.present.Without(registered).empty();
 }
 
 void Reclaimer::RegisterChunk(uint64_t chunk_number, const std::vector<AddressRange>& eligible) {
@@ -139,6 +152,8 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
         wanted.Add(page);
       }
     }
+    absl::Status left_out = LeaveControlBlocks(candidate.chunk_number, &wanted);
+    if (!left_out.ok()) return left_out;
     absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(candidate.chunk_number, wanted, slab);
     if (!moved.ok()) return moved.status();
     size_t left = candidate.present.count() - moved->count();
@@ -207,7 +222,13 @@ absl::Status Reclaimer::ReturnSlab(size_t slab) {
 void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
                          wire::PageSet* incompressible, wire::PageSet* no_room) {
   Address source = process_.slot_address(SlotOf(slab, first));
-  if (!process_.memory.Read(source, read_buffer_.data(), (end - first) * kPageBytes)) return;
+  if (!process_.memory.Read(source, read_buffer_.data(), (end - first) * kPageBytes)) {
+    if (end - first == 1) return SettleEmptySlot(chunk, slabs_[slab].chunk_number, slab, first);
+    for (size_t page = first; page < end; ++page) {
+      StoreRun(chunk, slab, page, page + 1, incompressible, no_room);
+    }
+    return;
+  }
   for (size_t page = first; page < end; ++page) {
     PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
     if (chunk.Load(page) != staged) continue;  // wanted back meanwhile
@@ -232,6 +253,14 @@ void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
         break;
     }
   }
+}
+
+void Reclaimer::SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page) {
+  bool absent = true;
+  Address address = (chunk_number << kChunkShift) + page * kPageBytes;
+  if (process_.pagemap.FindAbsent(address, std::span(&absent, 1)) != 0 || absent) return;
+  PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
+  if (chunk.Transition(page, staged, PageEntry())) process_.Retire(staged);
 }
 
 absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
@@ -305,8 +334,10 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   for (const Candidate& candidate : survey->chunks) {
     if (cancel.load(std::memory_order_acquire) || result.pool_full || slab == kNoSlab) break;
     size_t present = candidate.present.count();
-    absl::StatusOr<wire::PageSet> moved =
-        isolator_.Isolate(candidate.chunk_number, candidate.present, slab);
+    wire::PageSet wanted = candidate.present;
+    absl::Status left_out = LeaveControlBlocks(candidate.chunk_number, &wanted);
+    if (!left_out.ok()) return left_out;
+    absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(candidate.chunk_number, wanted, slab);
     if (!moved.ok()) return moved.status();
     if (!moved->empty()) {
       slabs_[slab] = {true, candidate.chunk_number, *moved, clock_.now_ns(),

@@ -39,7 +39,8 @@ class Reclaimer {
   Reclaimer(Process& process, AgentLink& agent, const Clock& clock, const Options& options);
 
   // Does what is due now: settles probations, and scans once an interval.
-  // Errors: Unavailable when the process or its agent is gone, also for EvictAll.
+  // Errors, also of EvictAll: Unavailable when the process or its agent is gone; DeadlineExceeded
+  // when the agent does not answer, because the program is stopped: try again.
   absl::Status Tick();
   // When Tick has something to do next, by the clock given.
   int64_t next_tick_ns() const;
@@ -78,6 +79,10 @@ class Reclaimer {
   // and frees the slab. `pool_full` becomes true if the pool refused a page.
   absl::Status StoreSlab(size_t slab, bool* pool_full);
   absl::Status ReturnSlab(size_t slab);
+  // Takes what lies around control blocks of threads, also of new ones, out of `pages`.
+  absl::Status LeaveControlBlocks(uint64_t chunk_number, wire::PageSet* pages);
+  // A slot that cannot be read is empty: its page is back in the program.
+  void SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page);
   // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.
   void StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end, wire::PageSet* incompressible,
                 wire::PageSet* no_room);
@@ -92,6 +97,8 @@ class Reclaimer {
   static constexpr size_t kReadPages = 64;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
+  // How long control blocks found are good for.
+  static constexpr int64_t kControlBlocksAgeNs = 10'000'000;
 
   Process& process_;
   const Clock& clock_;
@@ -101,6 +108,8 @@ class Reclaimer {
   PageStore::Workspace workspace_;
   std::vector<std::byte> read_buffer_;
   std::array<Slab, Process::kMaxSlabs> slabs_;
+  std::vector<AddressRange> control_blocks_;
+  int64_t control_blocks_ns_ = 0;       // when they were read
   std::vector<Candidate> cold_chunks_;  // found by the last scan, to be isolated as slabs get free
   int64_t next_scan_ns_;
   bool pool_full_ = false;  // since the last scan

@@ -59,9 +59,9 @@ bool Chunk::Transition(size_t page, PageEntry& expected, PageEntry desired) {
 }
 
 std::shared_ptr<Chunk> PageTable::Find(uint64_t chunk_number) {
-  MutexLock lock(mutex);
+  MutexLock lock(mutex_);
   auto found = chunks_.find(chunk_number);
-  return found == chunks_.end() ? nullptr : found->second;
+  return found == chunks_.end() ? nullptr : found->second.chunk;
 }
 
 std::shared_ptr<Chunk> PageTable::FindOrAdd(uint64_t chunk_number) {
@@ -69,18 +69,18 @@ std::shared_ptr<Chunk> PageTable::FindOrAdd(uint64_t chunk_number) {
   std::atomic<uint64_t>* entries = arena_.Allocate();
   if (entries == nullptr) return nullptr;
   auto fresh = std::make_shared<Chunk>(arena_, entries);
-  MutexLock lock(mutex);
-  return chunks_.try_emplace(chunk_number, std::move(fresh)).first->second;
+  MutexLock lock(mutex_);
+  return chunks_.try_emplace(chunk_number, Place{std::move(fresh), {}}).first->second.chunk;
 }
 
 void PageTable::Remove(uint64_t chunk_number, const std::function<void(PageEntry)>& release) {
   MutexLock one_at_a_time(SharingMutex());
   std::shared_ptr<Chunk> removed;
   {
-    MutexLock lock(mutex);
+    MutexLock lock(mutex_);
     auto found = chunks_.find(chunk_number);
     if (found == chunks_.end()) return;
-    removed = std::move(found->second);
+    removed = std::move(found->second.chunk);
     chunks_.erase(found);
   }
   if (removed->sharers.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
@@ -97,28 +97,49 @@ void PageTable::Remove(uint64_t chunk_number, const std::function<void(PageEntry
 std::vector<uint64_t> PageTable::Numbers() {
   std::vector<uint64_t> numbers;
   {
-    MutexLock lock(mutex);
+    MutexLock lock(mutex_);
     numbers.reserve(chunks_.size());
-    for (const auto& [number, chunk] : chunks_) numbers.push_back(number);
+    for (const auto& [number, place] : chunks_) numbers.push_back(number);
   }
   std::sort(numbers.begin(), numbers.end());
   return numbers;
 }
 
 size_t PageTable::size() {
-  MutexLock lock(mutex);
+  MutexLock lock(mutex_);
   return chunks_.size();
+}
+
+wire::PageSet PageTable::Registered(uint64_t chunk_number) {
+  MutexLock lock(mutex_);
+  auto found = chunks_.find(chunk_number);
+  return found == chunks_.end() ? wire::PageSet{} : found->second.registered;
+}
+
+void PageTable::AddRegistered(uint64_t chunk_number, const wire::PageSet& pages) {
+  MutexLock lock(mutex_);
+  auto found = chunks_.find(chunk_number);
+  if (found != chunks_.end()) found->second.registered = found->second.registered.Or(pages);
+}
+
+void PageTable::RemoveRegistered(uint64_t chunk_number, const wire::PageSet& pages) {
+  MutexLock lock(mutex_);
+  auto found = chunks_.find(chunk_number);
+  if (found != chunks_.end()) found->second.registered = found->second.registered.Without(pages);
 }
 
 void PageTable::ShareFrom(PageTable& parent) {
   MutexLock one_at_a_time(SharingMutex());
-  absl::flat_hash_map<uint64_t, std::shared_ptr<Chunk>> copies;
+  absl::flat_hash_map<uint64_t, Place> copies;
   {
-    MutexLock lock(parent.mutex);
-    copies = parent.chunks_;
-    for (auto& [number, chunk] : copies) chunk->sharers.fetch_add(1, std::memory_order_acq_rel);
+    MutexLock lock(parent.mutex_);
+    copies.reserve(parent.chunks_.size());
+    for (auto& [number, place] : parent.chunks_) {
+      place.chunk->sharers.fetch_add(1, std::memory_order_acq_rel);
+      copies.emplace(number, Place{place.chunk, {}});
+    }
   }
-  MutexLock lock(mutex);
+  MutexLock lock(mutex_);
   ZMEM_CHECK(chunks_.empty());
   chunks_ = std::move(copies);
 }
@@ -143,12 +164,11 @@ std::shared_ptr<Chunk> PageTable::Unshare(
     }
     copy->Initialise(page, entry);
   }
-  copy->registered = chunk->registered;
   copy->last_fault_ns.store(chunk->last_fault_ns.load(std::memory_order_relaxed),
                             std::memory_order_relaxed);
   {
-    MutexLock lock(mutex);
-    chunks_[chunk_number] = copy;
+    MutexLock lock(mutex_);
+    chunks_[chunk_number].chunk = copy;
   }
   chunk->sharers.fetch_sub(1, std::memory_order_acq_rel);
   return copy;

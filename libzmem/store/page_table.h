@@ -4,7 +4,7 @@
 // Who may do what:
 //   * The fault thread alone removes chunks and shares them with forked children.
 //   * The reclaimer adds chunks. Both move entries, with compare-and-swap.
-//   * `mutex` guards the map of chunks, and is never held across a system call or a compression.
+//   * The map of chunks has a lock of its own.
 // A chunk may be shared with forked relatives (copy on write). Nobody changes the entries of a
 // shared chunk: whoever wants to calls Unshare first and gets a copy of its own.
 #pragma once
@@ -78,9 +78,6 @@ class Chunk {
   std::atomic<int64_t> last_fault_ns{0};
   // Tables that hold this chunk.
   std::atomic<uint32_t> sharers{1};
-  // Pages of mappings that were registered with the userfaultfd and not unmapped or moved away
-  // since. Read and written by who holds the process's gate.
-  wire::PageSet registered;
 
  private:
   ChunkArena& arena_;
@@ -110,12 +107,22 @@ class PageTable {
   std::shared_ptr<Chunk> Unshare(uint64_t chunk_number,
                                  const std::function<PageEntry(PageEntry)>& add_reference);
 
-  // Guards the map, and steps of the reclaimer that a fork must not cut in two.
-  Mutex mutex;
+  // The pages of a chunk whose mapping was registered with the userfaultfd and neither unmapped nor
+  // moved away since, as far as the events were read. A child shares none: what its parent
+  // registers while it forks is not registered in the child. For who holds the process's gate.
+  wire::PageSet Registered(uint64_t chunk_number);
+  void AddRegistered(uint64_t chunk_number, const wire::PageSet& pages);
+  void RemoveRegistered(uint64_t chunk_number, const wire::PageSet& pages);
 
  private:
+  struct Place {
+    std::shared_ptr<Chunk> chunk;
+    wire::PageSet registered;
+  };
+
   ChunkArena& arena_;
-  absl::flat_hash_map<uint64_t, std::shared_ptr<Chunk>> chunks_ ABSL_GUARDED_BY(mutex);
+  Mutex mutex_;  // guards the map, never across a system call
+  absl::flat_hash_map<uint64_t, Place> chunks_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace zmem

@@ -2,7 +2,10 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cstring>
+
+#include "libzmem/uffd/address_map.h"
 
 namespace zmem {
 namespace {
@@ -73,6 +76,32 @@ FillResult Process::FillTokenPage() const {
   std::memcpy(bytes, &token, sizeof token);
   size_t filled = 0;
   return uffd.Copy(token_page, bytes, 1, &filled);
+}
+
+void Process::DropUnregistered() {
+  if (table.size() == 0) return;
+  GateLock lock(gate);
+  absl::StatusOr<AddressMap> map = AddressMap::Read(pid, {});
+  // While events wait to be read, what they tell will be dropped by them.
+  if (!map.ok() || FillTokenPage() != FillResult::kPresent) return;
+  auto is_registered = [&map](Address page) {
+    auto at = std::partition_point(map->registered().begin(), map->registered().end(),
+                                   [page](AddressRange range) { return range.end <= page; });
+    return at != map->registered().end() && at->Contains(page);
+  };
+  for (uint64_t number : table.Numbers()) {
+    std::shared_ptr<Chunk> chunk = table.Find(number);
+    for (size_t page = 0; chunk != nullptr && page < kPagesPerChunk; ++page) {
+      Address address = (number << kChunkShift) + page * kPageBytes;
+      if (chunk->Load(page) == PageEntry() || is_registered(address)) continue;
+      chunk = OwnChunk(address);
+      if (chunk == nullptr) break;
+      PageEntry entry = chunk->Load(page);
+      while (!chunk->Transition(page, entry, PageEntry())) {
+      }
+      Retire(entry);
+    }
+  }
 }
 
 void Process::RemoveChunk(uint64_t chunk_number) {

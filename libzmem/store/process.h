@@ -1,7 +1,7 @@
 // One managed address space: everything that the fault flow and the reclaim flow both need of it.
 // They meet here and nowhere else.
 //
-// Locks, in the order in which they may be taken: Gate, then PageTable::mutex, then the pool's.
+// Locks, in the order in which they may be taken: Gate, then the table's, then the pool's.
 #pragma once
 
 #include <sys/types.h>
@@ -112,6 +112,10 @@ class Process {
   // The chunk number whose pages a slab of the staging area holds, 0 for none.
   std::array<std::atomic<uint64_t>, kMaxSlabs> slab_chunk{};
 
+  // Pages that a mapping brought to new addresses are still on their way back to the program. For
+  // who holds the gate.
+  bool arrivals_pending = false;
+
   // The address space is gone: nothing is served or taken any more.
   std::atomic<bool> gone{false};
 
@@ -125,6 +129,9 @@ class Process {
   FillResult FillTokenPage() const;
   // Takes the chunk out of the table and lets go of what it stores.
   void RemoveChunk(uint64_t chunk_number);
+  // Lets go of entries where no mapping is registered any more: a child's table is its parent's of
+  // the time when the fork was told, which can be older than an unmapping before it. Needs `pid`.
+  void DropUnregistered();
   // Lets go of one stored form that is no longer published.
   void Retire(PageEntry entry);
   // The bytes of a page that is staged or stored, for the owner of kRestoring. False if they cannot

@@ -102,6 +102,9 @@ struct PageSet {
 
   constexpr bool Has(size_t page) const { return (words[page / 64] >> (page % 64)) & 1; }
   constexpr void Add(size_t page) { words[page / 64] |= uint64_t{1} << (page % 64); }
+  constexpr void AddRange(size_t first, size_t end) {
+    for (size_t page = first; page < end; ++page) Add(page);
+  }
   constexpr void Remove(size_t page) { words[page / 64] &= ~(uint64_t{1} << (page % 64)); }
   constexpr size_t count() const {
     size_t total = 0;
@@ -113,6 +116,11 @@ struct PageSet {
     PageSet both;
     for (size_t i = 0; i < kPagesPerChunk / 64; ++i) both.words[i] = words[i] & other.words[i];
     return both;
+  }
+  constexpr PageSet Or(const PageSet& other) const {
+    PageSet either;
+    for (size_t i = 0; i < kPagesPerChunk / 64; ++i) either.words[i] = words[i] | other.words[i];
+    return either;
   }
   constexpr PageSet Without(const PageSet& other) const {
     PageSet rest;
