@@ -400,11 +400,45 @@ TEST_F(FaultHandlerTest, ADrainOfNothingIsDoneAtOnce) {
   EXPECT_TRUE(faults_->handler().drained());
 }
 
+// Runs `body` in the fault thread when it waits for the second time after a drain was asked for:
+// the first wait ends with the request.
+class InFaultThread : public sys::FailureInjector {
+ public:
+  explicit InFaultThread(std::function<void()> body) : body_(std::move(body)) {}
+  int ErrnoFor(sys::Call call, uint64_t) override {
+    if (call == sys::Call::kPoll && std::this_thread::get_id() != test_ && ++polls_ == 2) body_();
+    return 0;
+  }
+
+ private:
+  const std::thread::id test_ = std::this_thread::get_id();
+  int polls_ = 0;
+  const std::function<void()> body_;
+};
+
 class Injected {
  public:
   explicit Injected(sys::FailureInjector& injector) { sys::SetFailureInjector(&injector); }
   ~Injected() { sys::SetFailureInjector(nullptr); }
 };
+
+TEST_F(FaultHandlerTest, APageThatMovesWhileADrainLooksForPagesIsNotForgotten) {
+  StoreVaried(0, 64);
+  Mapping elsewhere(1);
+  std::thread mover;
+  // The fault thread begins a pass in its first round after the request; the event comes before
+  // its second.
+  InFaultThread replay([&] {
+    mover = std::thread([&] { Move(0, 64, 64, elsewhere.data(0)); });
+    AwaitMessage(process_->uffd);
+  });
+  Injected injected(replay);
+  Serve();
+  faults_->Drain();
+  faults_->Settle();
+  EXPECT_EQ(Count(process_->counters.stored_pages), 0) << "drained, and pages are still out";
+  mover.join();
+}
 
 TEST_F(FaultHandlerTest, ADamagedPageRaisesSigbusAndIsNeverWrong) {
   PageEntry entry = Store(0, CompressiblePage(0));
