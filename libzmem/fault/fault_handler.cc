@@ -268,19 +268,16 @@ bool FaultHandler::NextToDrain(Address* page) {
 void FaultHandler::DrainSlice() {
   Address page = 0;
   if (!NextToDrain(&page)) {
-    // The end of a pass. One that found nothing is the proof.
-    if (!drain_pass_found_ && !drain_chunks_.empty()) {
-      drained_.store(true, std::memory_order_release);
-      return;
-    }
+    // The end of a pass. Only one that is begun and ended here without finding anything is the
+    // proof: between two calls a mapping may move to where the last pass had looked already.
     drain_chunks_ = process_->table.Numbers();
     drain_chunk_ = 0;
     drain_page_ = 0;
-    drain_pass_found_ = false;
-    if (drain_chunks_.empty()) drained_.store(true, std::memory_order_release);
-    return;
+    if (!NextToDrain(&page)) {
+      drained_.store(true, std::memory_order_release);
+      return;
+    }
   }
-  drain_pass_found_ = true;
   size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);
   if (process_->bound.load(std::memory_order_acquire)) {
     std::array<bool, PageRestorer::kBufferPages> absent;

@@ -104,7 +104,6 @@ class FaultHandler {
   std::vector<uint64_t> drain_chunks_;
   size_t drain_chunk_ = 0;
   size_t drain_page_ = 0;
-  bool drain_pass_found_ = false;
 };
 
 }  // namespace zmem

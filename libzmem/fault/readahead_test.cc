@@ -1,0 +1,72 @@
+#include "libzmem/fault/readahead.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "libzmem/testing/memory.h"
+
+namespace zmem {
+namespace {
+
+TEST(Readahead, AFirstFaultReadsNothingAhead) {
+  Readahead readahead;
+  EXPECT_EQ(readahead.OnFault(1000), 0u);
+}
+
+TEST(Readahead, SequentialFaultsDoubleTheWindowUpToItsLimit) {
+  Readahead readahead;
+  uint64_t page = 500;
+  std::vector<size_t> windows;
+  for (int fault = 0; fault < 8; ++fault) {
+    windows.push_back(readahead.OnFault(page));
+    page += 1 + windows.back();  // the program runs through what was read ahead
+  }
+  EXPECT_EQ(windows, (std::vector<size_t>{0, 4, 8, 16, 32, 64, 64, 64}));
+}
+
+TEST(Readahead, AFaultInsideTheWindowBehindContinuesTheStream) {
+  Readahead readahead;
+  readahead.OnFault(100);
+  ASSERT_EQ(readahead.OnFault(101), 4u);  // 102..105 come with it, the stream goes on at 106
+  // 106..109 were in the program already.
+  EXPECT_EQ(readahead.OnFault(110), 8u);
+}
+
+TEST(Readahead, RandomFaultsReadNothingAhead) {
+  Readahead readahead;
+  std::mt19937_64 random(TestSeed());
+  for (int fault = 0; fault < 1000; ++fault) {
+    uint64_t page = random() >> 16;
+    EXPECT_EQ(readahead.OnFault(page), 0u) << page;
+  }
+}
+
+TEST(Readahead, FaultsGoingDownReadNothingAhead) {
+  Readahead readahead;
+  for (uint64_t page = 1000; page > 900; --page) EXPECT_EQ(readahead.OnFault(page), 0u) << page;
+}
+
+TEST(Readahead, FourStreamsGrowSideBySide) {
+  Readahead readahead;
+  uint64_t pages[4] = {0x1000, 0x20000, 0x300000, 0x4000000};
+  size_t window = 0;
+  for (int round = 0; round < 6; ++round) {
+    for (uint64_t& page : pages) {
+      window = readahead.OnFault(page);
+      page += 1 + window;
+    }
+  }
+  EXPECT_EQ(window, Readahead::kMaxPages);
+}
+
+TEST(Readahead, AFifthStreamTakesThePlaceOfTheOneLeastUsed) {
+  Readahead readahead;
+  for (uint64_t stream = 1; stream <= 4; ++stream) readahead.OnFault(stream << 20);
+  readahead.OnFault(uint64_t{5} << 20);
+  EXPECT_GT(readahead.OnFault((uint64_t{2} << 20) + 1), 0u);
+  EXPECT_EQ(readahead.OnFault((uint64_t{1} << 20) + 1), 0u);
+}
+
+}  // namespace
+}  // namespace zmem

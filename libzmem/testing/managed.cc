@@ -1,0 +1,137 @@
+#include "libzmem/testing/managed.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/mman.h>
+
+#include <chrono>
+#include <sstream>
+#include <string>
+
+#include "libzmem/base/kernel_abi.h"
+
+namespace zmem {
+namespace {
+
+// As in preload/agent.cc.
+constexpr int kMoveRetries = 50;
+
+int MoveOne(const Process& process, Address target, Address source) {
+  uffdio_move move{};
+  move.dst = target;
+  move.src = source;
+  move.len = kPageBytes;
+  int result = -EAGAIN;
+  for (int i = 0; i < kMoveRetries && result == -EAGAIN; ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    move.move = 0;
+    result = sys::Ioctl(process.uffd.fd(), UFFDIO_MOVE, &move);
+  }
+  return -result;
+}
+
+}  // namespace
+
+FaultThread::FaultThread(std::shared_ptr<Process> process, const Clock& clock)
+    : process_(std::move(process)),
+      clock_(clock),
+      handler_(OrDie(FaultHandler::Create(process_, *this, clock))),
+      thread_([this] { handler_->Run(); }) {}
+
+FaultThread::~FaultThread() {
+  handler_->Stop();
+  if (thread_.joinable()) thread_.join();
+}
+
+void FaultThread::Drain() {
+  handler_->RequestDrain();
+  while (!handler_->drained() && !gone_) std::this_thread::yield();
+}
+
+std::vector<std::shared_ptr<FaultThread>> FaultThread::children() {
+  Settle();  // a child may run, and end, before its thread is in the list
+  MutexLock lock(mutex_);
+  return children_;
+}
+
+void FaultThread::OnFork(std::shared_ptr<Process> child) {
+  auto thread = std::make_shared<FaultThread>(std::move(child), clock_);
+  MutexLock lock(mutex_);
+  children_.push_back(std::move(thread));
+}
+
+absl::StatusOr<wire::Report> SelfAgent::Move(wire::Move command) {
+  ++move_commands;
+  if (before_move != nullptr) before_move();
+  wire::Report report;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    if (!command.pages.Has(page)) continue;
+    if (moves_left == 0) return absl::UnavailableError("the agent is gone");
+    uint64_t offset = page * kPageBytes;
+    int error = MoveOne(process_, command.target + offset, command.source + offset);
+    if (error == 0) {
+      report.done.Add(page);
+      --moves_left;
+    } else if (error == EBUSY) {
+      ++report.busy;
+    } else if (error == EINVAL) {
+      ++report.invalid;
+    } else if (error == ENOENT) {
+      ++report.absent;
+    } else {
+      ++report.other;
+      report.last_errno = error;
+    }
+  }
+  last_report = report;
+  return report;
+}
+
+absl::StatusOr<wire::Report> SelfAgent::Discard(wire::Discard command) {
+  if (moves_left == 0) return absl::UnavailableError("the agent is gone");
+  wire::Report report;
+  for (size_t page = command.pages.Next(0, true); page < kPagesPerChunk;) {
+    size_t end = command.pages.Next(page, false);
+    Address start = command.slab + page * kPageBytes;
+    ZMEM_CHECK(process_.staging.Contains(start));
+    int result = madvise(reinterpret_cast<void*>(start), (end - page) * kPageBytes, MADV_DONTNEED);
+    ZMEM_CHECK(result == 0);
+    for (size_t i = page; i < end; ++i) report.done.Add(i);
+    page = command.pages.Next(end, true);
+  }
+  return report;
+}
+
+std::unique_ptr<Mapping> BindStaging(Process& process, size_t slabs) {
+  auto staging = std::make_unique<Mapping>(slabs);
+  AddressRange range = staging->range();
+  madvise(reinterpret_cast<void*>(range.start), range.bytes(), MADV_DONTFORK);
+  ZMEM_CHECK(process.uffd.Register(range) == 0);
+  process.staging = range;
+  return staging;
+}
+
+std::unique_ptr<Mapping> MapOnlyEligible(Process& process, size_t chunks) {
+  // The main stack is the uppermost mapping and may grow; what mmap hands out begins well below.
+  constexpr uint64_t kBelowStackBytes = uint64_t{64} << 20;
+  std::string maps;
+  ZMEM_CHECK(sys::ReadFile("/proc/self/maps", maps).ok());
+  std::istringstream lines(maps);
+  Address below_end = 0;
+  Address stack = 0;
+  for (std::string line; std::getline(lines, line) && stack == 0;) {
+    Address start = std::stoull(line, nullptr, 16);
+    Address end = std::stoull(line.substr(line.find('-') + 1), nullptr, 16);
+    if (line.find("[stack]") != std::string::npos) {
+      stack = start;
+    } else {
+      below_end = end;
+    }
+  }
+  Address start = ChunkStart(stack - kBelowStackBytes) - chunks * kChunkBytes;
+  ZMEM_CHECK(stack != 0 && start > below_end + kChunkBytes);
+  process.agent = {kPageBytes, start};
+  return std::make_unique<Mapping>(chunks, start);
+}
+
+}  // namespace zmem

@@ -1,0 +1,94 @@
+// A store of a test's own, and pages put straight into a process's table, as if they had been taken
+// out.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "libzmem/base/check.h"
+#include "libzmem/store/process.h"
+#include "libzmem/testing/memory.h"
+
+namespace zmem {
+
+template <typename T>
+T OrDie(absl::StatusOr<T> result) {
+  if (!result.ok()) std::fprintf(stderr, "%s\n", std::string(result.status().message()).c_str());
+  ZMEM_CHECK(result.ok());
+  return *std::move(result);
+}
+
+struct TestStore {
+  struct Options {
+    uint64_t pool_limit_bytes = uint64_t{256} << 20;
+    size_t max_object_bytes = kPageBytes * 3 / 4;
+    uint64_t max_chunks = 4096;
+    std::string_view codec = "lz4";
+  };
+
+  TestStore() : TestStore(Options()) {}
+  explicit TestStore(const Options& options)
+      : arena(OrDie(ChunkArena::Create(options.max_chunks))),
+        pool(OrDie(Zpool::Create(
+            {.limit_bytes = options.pool_limit_bytes, .reserved_bytes = uint64_t{4} << 30}))),
+        store(*pool, {.compressor = FindCompressor(options.codec),
+                      .max_object_bytes = options.max_object_bytes}) {}
+
+  uint64_t objects() const { return pool->stats().objects; }
+  // Writes over the bytes of the object that `entry` names, as broken memory would.
+  void Damage(PageEntry entry) {
+    std::span<const std::byte> object = pool->Get(entry.handle(), entry.object_bytes());
+    std::memset(const_cast<std::byte*>(object.data()), 0xff, object.size());
+  }
+
+  std::unique_ptr<ChunkArena> arena;
+  std::unique_ptr<Zpool> pool;
+  PageStore store;
+  PageStore::Workspace workspace;
+};
+
+// This process as zmem sees a program, with a userfaultfd of its own.
+inline std::shared_ptr<Process> ProcessOfThisOne(TestStore& store) {
+  auto process = std::make_shared<Process>(store.store, *store.arena, ReadyUserfaultfd());
+  process->pid = getpid();
+  process->memory = OrDie(RemoteMemory::Open(getpid()));
+  process->pagemap = OrDie(Pagemap::Open(getpid()));
+  process->bound = true;
+  return process;
+}
+
+// Registers `range`, which lies in whole chunks or parts of them, with the process's userfaultfd.
+inline void RegisterRange(Process& process, AddressRange range) {
+  ZMEM_CHECK(process.uffd.Register(range) == 0);
+  GateLock lock(process.gate);
+  for (Address page = range.start; page < range.end; page += kPageBytes) {
+    process.table.FindOrAdd(ChunkNumber(page))->registered.Add(PageInChunk(page));
+  }
+}
+
+// Makes `bytes` what zmem holds for the page at `address`, which the program has not touched.
+inline void Publish(Process& process, Address address, PageEntry entry) {
+  std::shared_ptr<Chunk> chunk = process.table.FindOrAdd(ChunkNumber(address));
+  process.counters.AddStored(entry);
+  PageEntry resident;
+  ZMEM_CHECK(chunk->Transition(PageInChunk(address), resident, entry));
+}
+
+inline PageEntry StorePage(TestStore& store, Process& process, Address address,
+                           const PageBytes& page) {
+  PageEntry entry;
+  ZMEM_CHECK(store.store.Put(page.bytes, store.workspace, &entry) == StoreResult::kStored);
+  Publish(process, address, entry);
+  return entry;
+}
+
+inline PageEntry EntryOf(Process& process, Address address) {
+  std::shared_ptr<Chunk> chunk = process.table.Find(ChunkNumber(address));
+  return chunk == nullptr ? PageEntry() : chunk->Load(PageInChunk(address));
+}
+
+}  // namespace zmem
