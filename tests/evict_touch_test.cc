@@ -15,8 +15,11 @@ int run_seconds = 60;
 int region_mib = 512;
 uint64_t seed = 20240607;
 
-// An eviction of pages that four threads fetch back takes a second, on a busy machine several.
+// An eviction of pages that four threads fetch back meanwhile takes seconds on a busy machine.
 constexpr std::chrono::seconds kLastEviction{5};
+// Fewer, or fewer faults, would say little; a run of 60 s on two busy cores has 11 and a million.
+constexpr int kLeastEvictions = 3;
+constexpr int64_t kLeastFaults = 100'000;
 
 using EvictTouch = SystemTest;
 
@@ -24,9 +27,9 @@ TEST_F(EvictTouch, FourThreadsNeverReadAWrongPageWhilePagesAreTakenOut) {
   std::printf("seed %llu, %d s, %d MiB\n", static_cast<unsigned long long>(seed), run_seconds,
               region_mib);
   Daemon daemon;
-  Child child(Managed(daemon, Subject("touches", {"--mib", std::to_string(region_mib),  //
-                                                  "--seconds", std::to_string(run_seconds),
-                                                  "--seed", std::to_string(seed)})));
+  Child child(Managed(
+      daemon, Subject("touches", {"--mib", std::to_string(region_mib), "--seconds",
+                                  std::to_string(run_seconds), "--seed", std::to_string(seed)})));
   WaitReady(daemon, child);
   int64_t region_pages = int64_t{region_mib} * 256;
   EvictAtLeast(daemon, child, region_pages * 9 / 10);
@@ -38,16 +41,17 @@ TEST_F(EvictTouch, FourThreadsNeverReadAWrongPageWhilePagesAreTakenOut) {
   // The last eviction starts well before the program ends, so that it can be looked at.
   while (std::chrono::steady_clock::now() < deadline - kLastEviction) {
     ASSERT_TRUE(child.Running()) << child.output() << child.errors();
-    daemon.Evict(child.pid());
+    CommandResult eviction = daemon.Ctl({"evict", std::to_string(child.pid())});
+    if (!child.Running()) break;  // it took longer than the program had left
+    ASSERT_TRUE(eviction.status.Succeeded()) << eviction.status.ToString() << eviction.errors;
     ++evictions;
     last = daemon.Process(child.pid());
   }
   ExitStatus status = child.Wait(std::chrono::seconds(120));
   std::printf("%d evictions; %s%s", evictions, last.dump().c_str(), child.output().c_str());
   EXPECT_TRUE(status.Succeeded()) << status.ToString() << "\n" << child.output() << child.errors();
-  // Without faults nothing was tested: each eviction takes thousands of pages from busy threads.
-  EXPECT_GT(last.at("faults_total"), evictions * 1000);
-  EXPECT_GT(evictions, run_seconds / 10);
+  EXPECT_GE(last.at("faults_total"), kLeastFaults);
+  EXPECT_GE(evictions, kLeastEvictions);
   WaitPoolEmpty(daemon);
   daemon.Stop();
 }

@@ -45,6 +45,39 @@ TEST_F(Fork, ChildrensChildrenSeeEveryPage) { ExpectForkOk("generations"); }
 TEST_F(Fork, AChildSeesTheSnapshotWhileTheParentWrites) { ExpectForkOk("snapshot"); }
 TEST_F(Fork, TheParentDoesNotSeeWhatTheChildWrites) { ExpectForkOk("child writes"); }
 TEST_F(Fork, SeveralChildrenAtOnceSeeEveryPage) { ExpectForkOk("many forks"); }
+// As redis after a BGSAVE: what was in memory when it forked was shared, and must not stay in memory
+// for ever because of that.
+TEST_F(Fork, PagesThatWereSharedWithAChildThatHasGoneCanBeTakenOut) {
+  ExpectForkOk("verify");  // everything is in memory
+  ExpectForkOk("fork");
+  EvictAtLeast(*daemon_, *child_, kPages * 9 / 10);
+  ExpectForkOk("verify");
+}
+
+// As a server that forks its workers after it has loaded its data.
+TEST_F(Fork, AChildThatLivesOnIsManagedItself) {
+  ExpectForkOk("live on in a child");
+  pid_t child = std::stoi(child_->Ask("who", kAnswerTimeout));
+  ASSERT_NE(child, child_->pid());
+  WaitUntil("the forked child to be attached", std::chrono::seconds(20),
+            [&] { return daemon_->Attached(child); });
+  ExpectForkOk("verify");
+  // What it now shares with its parent cannot be taken out; what it rewrites is its own.
+  ExpectForkOk("rewrite");
+  daemon_->Evict(child);
+  EXPECT_GE(daemon_->Process(child).at("stored_pages"), kPages * 9 / 10);
+  ExpectForkOk("verify");
+  ExpectForkOk("rewrite");
+  daemon_->Evict(child);
+  ExpectForkOk("fork");
+  ExpectForkOk("snapshot");
+  daemon_->Drain(child);
+  ExpectForkOk("verify");
+  // The next line is the parent's: it answers "live on" when its child has ended well.
+  EXPECT_EQ(child_->Ask("end", kAnswerTimeout), "ok") << child_->errors();
+  EXPECT_EQ(std::stoi(child_->Ask("who", kAnswerTimeout)), child_->pid());
+}
+
 TEST_F(Fork, PopenRunsAnotherProgram) { ExpectForkOk("popen"); }
 TEST_F(Fork, SystemRunsAShell) { ExpectForkOk("system"); }
 TEST_F(Fork, PosixSpawnRunsAnotherProgram) { ExpectForkOk("spawn"); }

@@ -88,6 +88,30 @@ class Subject {
     return fork_more(4);
   }
 
+  // From here on the child answers the commands; the parent answers again when the child has ended.
+  std::string LiveOnInChild() {
+    pid_t pid = fork();
+    if (pid < 0) return "fork failed";
+    if (pid > 0) {
+      int status = -1;
+      bool ended = waitpid(pid, &status, 0) == pid && status == 0;
+      return ended ? "" : "child's wait status is " + std::to_string(status);
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    in_child_ = true;
+    return "";
+  }
+  // Ends a child that lives on; a parent goes on.
+  std::string End() {
+    if (in_child_) _exit(Verify().empty() ? 0 : 1);
+    return "";
+  }
+
+  std::string Rewrite() {
+    region_.Fill(++version_);
+    return Verify();
+  }
+
   std::string Popen() {
     FILE* pipe = popen("echo hello", "r");
     if (pipe == nullptr) return "popen failed";
@@ -115,6 +139,7 @@ class Subject {
  private:
   PatternRegion region_;
   uint64_t version_ = 1;
+  bool in_child_ = false;
 };
 
 }  // namespace
@@ -127,18 +152,18 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   zmem::Subject subject((mib << 20) / zmem::kPageBytes);
-  auto command = [&subject](std::string (zmem::Subject::*method)()) -> zmem::Command {
+  auto command = [&subject](auto method) -> zmem::Command {
     return [&subject, method] {
       std::string wrong = (subject.*method)();
       return wrong.empty() ? "ok" : wrong;
     };
   };
   return zmem::ServeCommands({
-      {"verify",
-       [&subject] {
-         std::string wrong = subject.Verify();
-         return wrong.empty() ? "ok" : wrong;
-       }},
+      {"who", [] { return std::to_string(getpid()); }},
+      {"verify", command(&zmem::Subject::Verify)},
+      {"rewrite", command(&zmem::Subject::Rewrite)},
+      {"live on in a child", command(&zmem::Subject::LiveOnInChild)},
+      {"end", command(&zmem::Subject::End)},
       {"fork", command(&zmem::Subject::Fork)},
       {"generations", command(&zmem::Subject::Generations)},
       {"snapshot", command(&zmem::Subject::Snapshot)},
