@@ -255,7 +255,7 @@ bool FaultHandler::NextToDrain(Address* page) {
     std::shared_ptr<Chunk> chunk = process_->table.Find(number);
     for (; chunk != nullptr && drain_page_ < kPagesPerChunk; ++drain_page_) {
       PageEntry entry = chunk->Load(drain_page_);
-      if (!entry.stored() && entry.state() != PageState::kStaged) continue;
+      if (entry.state() == PageState::kResident) continue;
       *page = (number << kChunkShift) + drain_page_ * kPageBytes;
       return true;
     }
@@ -277,6 +277,11 @@ void FaultHandler::DrainSlice() {
       drained_.store(true, std::memory_order_release);
       return;
     }
+  }
+  std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
+  if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kLost) {
+    restorer_.Poison(*chunk, page);  // once nobody serves it, it would read as zeros
+    return;
   }
   size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);
   if (process_->bound.load(std::memory_order_acquire)) {

@@ -552,7 +552,6 @@ TEST_F(FaultHandlerTest, ADescriptorThatTheProgramMadeBlockingIsServed) {
 
 TEST_F(FaultHandlerTest, TheTokenPageShowsTheTokenWheneverItIsAbsent) {
   process_->token_page = memory_.address(0);
-  process_->token = {{0x1234, 0x5678}};
   Serve();
   wire::Token shown;
   std::memcpy(&shown, memory_.data(0), sizeof shown);

@@ -66,7 +66,10 @@ inline void RegisterRange(Process& process, AddressRange range) {
   ZMEM_CHECK(process.uffd.Register(range) == 0);
   GateLock lock(process.gate);
   for (Address page = range.start; page < range.end; page += kPageBytes) {
-    process.table.FindOrAdd(ChunkNumber(page))->registered.Add(PageInChunk(page));
+    wire::PageSet one;
+    one.Add(PageInChunk(page));
+    ZMEM_CHECK(process.table.FindOrAdd(ChunkNumber(page)) != nullptr);
+    process.table.AddRegistered(ChunkNumber(page), one);
   }
 }
 
