@@ -28,8 +28,8 @@ constexpr int64_t kLongestSleepMs = 4000;
 constexpr int64_t kLongestReconnectMs = 30'000;
 // Slabs tried for the staging area, most first: it is address space, which RLIMIT_AS may bound.
 constexpr size_t kStagingSlabs[] = {64, 16, 4};
-// How often a move's EAGAIN is tried again. It may be a page's lock, which is soon free; or an event
-// that waits to be read, which zmemd will not do before we have answered.
+// How often a move's EAGAIN is tried again. It may be a page's lock, which is soon free; or an
+// event that waits to be read, which zmemd will not do before we have answered.
 constexpr int kMoveRetries = 3;
 
 enum class Outcome {
@@ -64,6 +64,10 @@ class Agent {
   void WipeTokenPage();
   bool RunMove(const wire::Move& move);
   bool RunDiscard(const wire::Discard& discard);
+  bool RunPopulate(const wire::Populate& populate);
+  // madvise(advice) on each run of `pages`, counted from `start`; the report's `done` are those
+  // that it worked for.
+  void Advise(Address start, const wire::PageSet& pages, int advice, wire::Report* report);
   // One UFFDIO_MOVE; returns 0 or the error of the first page that did not move, and sets `moved`.
   int MovePages(Address target, Address source, size_t pages, size_t* moved);
 
@@ -327,6 +331,8 @@ Outcome Agent::Serve() {
       answered = RunMove(*reinterpret_cast<wire::Move*>(buffer));
     } else if (header->type == wire::MessageType::kDiscard && got == sizeof(wire::Discard)) {
       answered = RunDiscard(*reinterpret_cast<wire::Discard*>(buffer));
+    } else if (header->type == wire::MessageType::kPopulate && got == sizeof(wire::Populate)) {
+      answered = RunPopulate(*reinterpret_cast<wire::Populate*>(buffer));
     }
     if (!answered) return Outcome::kDaemonDied;
   }
@@ -378,25 +384,36 @@ bool Agent::RunMove(const wire::Move& move) {
   return Send(&report, sizeof report);
 }
 
+void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::Report* report) {
+  size_t page = pages.Next(0, true);
+  while (page < kPagesPerChunk) {
+    size_t end = pages.Next(page, false);
+    long result = Syscall(SYS_madvise, static_cast<long>(start + page * kPageBytes),
+                          static_cast<long>((end - page) * kPageBytes), advice);
+    if (result == 0) {
+      for (size_t i = page; i < end; ++i) report->done.Add(i);
+    } else {
+      ++report->other;
+      report->last_errno = static_cast<int32_t>(-result);
+    }
+    page = pages.Next(end, true);
+  }
+}
+
 bool Agent::RunDiscard(const wire::Discard& discard) {
+  // Nothing but the staging area is ever dropped, whatever a message says.
+  if (discard.slab < staging_.start || discard.slab + kChunkBytes > staging_.end) return false;
   wire::Report report{};
   report.header.sequence = discard.header.sequence;
-  size_t page = discard.pages.Next(0, true);
-  while (page < kPagesPerChunk) {
-    size_t end = discard.pages.Next(page, false);
-    Address start = discard.slab + page * kPageBytes;
-    // Nothing but the staging area is ever dropped, whatever a message says.
-    if (start < staging_.start || discard.slab + end * kPageBytes > staging_.end) return false;
-    long result = Syscall(SYS_madvise, static_cast<long>(start),
-                          static_cast<long>((end - page) * kPageBytes), MADV_DONTNEED);
-    if (result == 0) {
-      for (size_t i = page; i < end; ++i) report.done.Add(i);
-    } else {
-      ++report.other;
-      report.last_errno = static_cast<int32_t>(-result);
-    }
-    page = discard.pages.Next(end, true);
-  }
+  Advise(discard.slab, discard.pages, MADV_DONTNEED, &report);
+  return Send(&report, sizeof report);
+}
+
+bool Agent::RunPopulate(const wire::Populate& populate) {
+  constexpr int kMadvPopulateWrite = 23;  // Linux 5.14
+  wire::Report report{};
+  report.header.sequence = populate.header.sequence;
+  Advise(populate.chunk, populate.pages, kMadvPopulateWrite, &report);
   return Send(&report, sizeof report);
 }
 

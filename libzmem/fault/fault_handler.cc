@@ -208,16 +208,20 @@ bool FaultHandler::AnswerWithZeros(Address page, bool write) {
   if (result != FillResult::kDone) return Settle(result, page);
   process_->counters.zero_faults.fetch_add(1, std::memory_order_relaxed);
 
-  std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
-  if (chunk == nullptr) return true;
   size_t index = PageInChunk(page);
-  PageEntry entry = chunk->Load(index);
-  // The fault shows that what was to be dropped is gone.
-  if (entry.state() == PageState::kResident && entry != PageEntry()) {
-    chunk->Transition(index, entry, PageEntry());
+  size_t end = kPagesPerChunk;  // of a chunk that we know nothing of, all is the program's
+  std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
+  if (chunk != nullptr) {
+    PageEntry entry = chunk->Load(index);
+    if (entry != PageEntry()) chunk = process_->OwnChunk(page);
+    if (chunk == nullptr) return true;
+    // The fault shows that what was to be dropped is gone.
+    if (entry.state() == PageState::kResident && entry != PageEntry()) {
+      chunk->Transition(index, entry, PageEntry());
+    }
+    end = index + 1;
+    while (end < kPagesPerChunk && chunk->Load(end) == PageEntry()) ++end;
   }
-  size_t end = index + 1;
-  while (end < kPagesPerChunk && chunk->Load(end) == PageEntry()) ++end;
   if (end > index + 1) {
     // Stops at the first page that is there. Waiters stay asleep: their messages are still to come.
     process_->uffd.Zero(page + kPageBytes, end - index - 1, false, &filled);

@@ -16,12 +16,13 @@ class AgentLink {
  public:
   virtual ~AgentLink() = default;
 
-  // Both wait for the answer, but not for ever: a program may be stopped.
+  // All wait for the answer, but not for ever: a program may be stopped.
   // Errors: Unavailable when the agent is gone; DeadlineExceeded when it does not answer. In both
   // cases it may have carried the command out; in the second it may still do so, at any time until
   // AwaitIdle succeeds.
   virtual absl::StatusOr<wire::Report> Move(wire::Move command) = 0;
   virtual absl::StatusOr<wire::Report> Discard(wire::Discard command) = 0;
+  virtual absl::StatusOr<wire::Report> Populate(wire::Populate command) = 0;
 
   // Waits for the answer to a command that was given up. OK at once if there is none.
   // Errors: as above.
@@ -34,6 +35,7 @@ class ChannelAgentLink final : public AgentLink {
 
   absl::StatusOr<wire::Report> Move(wire::Move command) override { return Call(command); }
   absl::StatusOr<wire::Report> Discard(wire::Discard command) override { return Call(command); }
+  absl::StatusOr<wire::Report> Populate(wire::Populate command) override { return Call(command); }
 
   absl::Status AwaitIdle() override {
     wire::Report ignored;

@@ -23,17 +23,17 @@ void ForEach(const wire::PageSet& pages, Visit visit) {
 
 }  // namespace
 
-bool Isolator::Register(AddressRange part) {
+bool Isolator::Register(AddressRange part, AddressRange mapping) {
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) return false;
   // While an event waits to be read, what it tells is not in our books yet.
   if (process_.arrivals_pending) return false;
   if (process_.FillTokenPage() != FillResult::kPresent) return false;
   if (process_.table.FindOrAdd(ChunkNumber(part.start)) == nullptr) return false;
-  if (process_.uffd.Register(part) != 0) return false;
+  if (process_.uffd.Register(mapping) != 0) return false;
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a
   // mapping of its own, and not registered: so it must have been one mapping all over.
-  if (!IsOneMapping(process_.pid, part)) return false;
+  if (!IsOneMapping(process_.pid, mapping)) return false;
   wire::PageSet pages;
   size_t first = PageInChunk(part.start);
   pages.AddRange(first, first + part.pages());
@@ -160,6 +160,20 @@ absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::Page
   process_.counters.returned_pages.fetch_add(returned.count(), std::memory_order_relaxed);
   if (!report.ok()) return report.status();
   return returned;
+}
+
+absl::StatusOr<wire::PageSet> Isolator::Unshare(uint64_t chunk_number, wire::PageSet pages) {
+  wire::Populate populate{};
+  populate.chunk = chunk_number << kChunkShift;
+  std::array<bool, kPagesPerChunk> exclusive;
+  if (process_.pagemap.FindExclusive(populate.chunk, exclusive) != 0) return wire::PageSet{};
+  ForEach(pages, [&](size_t page) {
+    if (exclusive[page]) populate.pages.Add(page);
+  });
+  if (populate.pages.empty()) return populate.pages;
+  absl::StatusOr<wire::Report> report = agent_.Populate(populate);
+  if (!report.ok()) return report.status();
+  return report->done;
 }
 
 absl::Status Isolator::Discard(wire::PageSet pages, size_t slab) {

@@ -19,11 +19,13 @@ class Isolator {
  public:
   Isolator(Process& process, AgentLink& agent) : process_(process), agent_(agent) {}
 
-  // Lets the faults of `part`, which lies in one chunk and one mapping, come to us. False if the
-  // kernel refuses: somebody else's userfaultfd, unmapped meanwhile, too many mappings.
+  // Lets the faults of `part`, which lies in one chunk, come to us, and with it those of all of
+  // `mapping`, which it lies in: registering a part would split the mapping, and the program's own
+  // mremap of the whole would fail. False if the kernel refuses (somebody else's userfaultfd,
+  // unmapped meanwhile), or the program is changing its layout.
   // The caller reads the address map again before it isolates anything of it: only what was
   // registered before that is known to be still the mapping that was judged.
-  bool Register(AddressRange part);
+  bool Register(AddressRange part, AddressRange mapping);
 
   // Moves those of `pages` that are registered, the program's own and not about to be dropped from
   // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
@@ -36,6 +38,10 @@ class Isolator {
   // `flags`. Returns those moved.
   absl::StatusOr<wire::PageSet> Return(uint64_t chunk_number, wire::PageSet pages, size_t slab,
                                        uint64_t flags);
+
+  // Makes those of `pages` the program's own again that a fork had shared, if no relative shares
+  // them any more: the kernel does not move them otherwise (FACTS 15). Returns them.
+  absl::StatusOr<wire::PageSet> Unshare(uint64_t chunk_number, wire::PageSet pages);
 
   // Drops what the slots of `pages` hold, which no entry needs any longer.
   absl::Status Discard(wire::PageSet pages, size_t slab);

@@ -54,9 +54,9 @@ absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
   if (!map.ok()) return absl::UnavailableError("the program is gone");
 
   Survey survey;
-  survey.eligible = map->eligible();
+  survey.map = *std::move(map);
   std::vector<wire::PageSet> sets;
-  for (AddressRange range : survey.eligible) {
+  for (AddressRange range : survey.map.eligible()) {
     for (Address at = range.start; at < range.end;) {
       uint64_t first = ChunkNumber(at);
       AddressRange part{at, std::min(range.end, (first + kSurveyChunks) << kChunkShift)};
@@ -105,14 +105,17 @@ bool Reclaimer::FullyRegistered(const Candidate& candidate) {
   return candidate.present.Without(registered).empty();
 }
 
-void Reclaimer::RegisterChunk(uint64_t chunk_number, const std::vector<AddressRange>& eligible) {
+void Reclaimer::RegisterChunk(uint64_t chunk_number, const AddressMap& map) {
   Address start = chunk_number << kChunkShift;
   AddressRange whole{start, start + kChunkBytes};
-  auto at = std::partition_point(eligible.begin(), eligible.end(),
-                                 [&](AddressRange range) { return range.end <= start; });
-  for (; at != eligible.end() && at->start < whole.end; ++at) {
+  auto first_ending_after = [](const std::vector<AddressRange>& ranges, Address address) {
+    return std::partition_point(ranges.begin(), ranges.end(),
+                                [address](AddressRange range) { return range.end <= address; });
+  };
+  for (auto at = first_ending_after(map.eligible(), start);
+       at != map.eligible().end() && at->start < whole.end; ++at) {
     AddressRange part = at->Intersect(whole);
-    if (!part.empty()) isolator_.Register(part);
+    isolator_.Register(part, *first_ending_after(map.mappings(), part.start));
   }
 }
 
@@ -131,7 +134,7 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
     if (FullyRegistered(candidate)) {
       cold_chunks_.push_back(candidate);
     } else {
-      RegisterChunk(candidate.chunk_number, survey->eligible);  // its pages are for the next scan
+      RegisterChunk(candidate.chunk_number, survey->map);  // its pages are for the next scan
     }
   }
   scanner_.ForgetUnseen();
@@ -152,9 +155,7 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
         wanted.Add(page);
       }
     }
-    absl::Status left_out = LeaveControlBlocks(candidate.chunk_number, &wanted);
-    if (!left_out.ok()) return left_out;
-    absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(candidate.chunk_number, wanted, slab);
+    absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, wanted, slab);
     if (!moved.ok()) return moved.status();
     size_t left = candidate.present.count() - moved->count();
     scanner_.OnTaken(candidate.chunk_number, left);
@@ -166,6 +167,19 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
   }
   cold_chunks_.clear();
   return absl::OkStatus();
+}
+
+absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageSet wanted,
+                                              size_t slab) {
+  if (absl::Status status = LeaveControlBlocks(chunk_number, &wanted); !status.ok()) return status;
+  absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(chunk_number, wanted, slab);
+  if (!moved.ok()) return moved;
+  wire::PageSet refused = wanted.And(process_.table.Registered(chunk_number)).Without(*moved);
+  if (refused.empty()) return moved;
+  absl::StatusOr<wire::PageSet> mended = isolator_.Unshare(chunk_number, refused);
+  if (!mended.ok() || mended->empty()) return moved;
+  absl::StatusOr<wire::PageSet> more = isolator_.Isolate(chunk_number, *mended, slab);
+  return more.ok() ? moved->Or(*more) : moved;
 }
 
 size_t Reclaimer::TakeSlab() {
@@ -322,7 +336,7 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   absl::StatusOr<Survey> survey = Look();
   if (!survey.ok()) return survey.status();
   for (const Candidate& candidate : survey->chunks) {
-    if (!FullyRegistered(candidate)) RegisterChunk(candidate.chunk_number, survey->eligible);
+    if (!FullyRegistered(candidate)) RegisterChunk(candidate.chunk_number, survey->map);
   }
   // Again: only mappings that were registered before the map is read are known to be those judged.
   survey = Look();
@@ -334,10 +348,7 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   for (const Candidate& candidate : survey->chunks) {
     if (cancel.load(std::memory_order_acquire) || result.pool_full || slab == kNoSlab) break;
     size_t present = candidate.present.count();
-    wire::PageSet wanted = candidate.present;
-    absl::Status left_out = LeaveControlBlocks(candidate.chunk_number, &wanted);
-    if (!left_out.ok()) return left_out;
-    absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(candidate.chunk_number, wanted, slab);
+    absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.present, slab);
     if (!moved.ok()) return moved.status();
     if (!moved->empty()) {
       slabs_[slab] = {true, candidate.chunk_number, *moved, clock_.now_ns(),

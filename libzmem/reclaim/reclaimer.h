@@ -65,7 +65,7 @@ class Reclaimer {
   // What a pass over the process's memory found.
   struct Survey {
     std::vector<Candidate> chunks;  // with eligible present pages, ascending
-    std::vector<AddressRange> eligible;
+    AddressMap map;
   };
 
   absl::StatusOr<Survey> Look();
@@ -73,7 +73,7 @@ class Reclaimer {
   absl::Status IsolateColdChunks(int64_t now_ns);
   absl::Status SettleProbations(int64_t now_ns);
   // Lets the faults of the chunk's eligible parts come to us.
-  void RegisterChunk(uint64_t chunk_number, const std::vector<AddressRange>& eligible);
+  void RegisterChunk(uint64_t chunk_number, const AddressMap& map);
   bool FullyRegistered(const Candidate& candidate);
   // Compresses and publishes what of the slab is still staged, gives back what the store refuses,
   // and frees the slab. `pool_full` becomes true if the pool refused a page.
@@ -89,6 +89,9 @@ class Reclaimer {
   // Drops what the slab's slots hold, and makes it free unless pages are still staged in it.
   absl::Status FreeSlab(size_t slab);
   wire::PageSet StillStaged(Chunk& chunk, size_t slab) const;
+  // Isolates what may be taken of the chunk's `wanted` pages; what a past fork has made immovable
+  // is mended on the way.
+  absl::StatusOr<wire::PageSet> Take(uint64_t chunk_number, wire::PageSet wanted, size_t slab);
   // A free slab's index, or kNoSlab.
   size_t TakeSlab();
 

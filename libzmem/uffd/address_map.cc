@@ -89,12 +89,15 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
             [](AddressRange a, AddressRange b) { return a.start < b.start; });
   AddressMap result;
   AddressRange guard{};
-  AddressRange candidate{};  // the last mapping's, until its flags are read
+  Mapping mapping;           // the last one read
+  AddressRange candidate{};  // what of it may be managed, until its flags are read
   auto accept = [&] {
-    if (!candidate.empty()) AppendWithout(candidate, holes, &result.eligible_);
+    if (!candidate.empty()) {
+      AppendWithout(candidate, holes, &result.eligible_);
+      result.mappings_.push_back(mapping.range);
+    }
     candidate = {};
   };
-  Mapping mapping;
   for (absl::string_view line : absl::StrSplit(smaps, '\n', absl::SkipEmpty())) {
     constexpr absl::string_view kFlags = "VmFlags:";
     if (absl::ConsumePrefix(&line, kFlags)) {
@@ -103,8 +106,10 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
       continue;
     }
     // The other lines begin with the name of a figure and a colon; they are no mapping.
-    if (!ParseLine(line, &mapping)) continue;
+    Mapping next;
+    if (!ParseLine(line, &next)) continue;
     accept();
+    mapping = next;
     AddressRange range = mapping.range;
     bool above_guard = guard.end == range.start && !guard.empty();
     guard = {};

@@ -27,11 +27,14 @@ class AddressMap {
 
   // What may be managed: page-aligned, ascending, disjoint; each range lies in one mapping.
   const std::vector<AddressRange>& eligible() const { return eligible_; }
+  // The whole mappings that those ranges lie in, ascending.
+  const std::vector<AddressRange>& mappings() const { return mappings_; }
   // What is registered with a userfaultfd for missing pages, ascending, eligible or not.
   const std::vector<AddressRange>& registered() const { return registered_; }
 
  private:
   std::vector<AddressRange> eligible_;
+  std::vector<AddressRange> mappings_;
   std::vector<AddressRange> registered_;
 };
 

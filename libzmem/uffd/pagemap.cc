@@ -12,6 +12,17 @@
 
 namespace zmem {
 
+namespace {
+
+// Bits of an entry (Documentation/admin-guide/mm/pagemap.rst).
+constexpr uint64_t kPresent = uint64_t{1} << 63;
+constexpr uint64_t kSwapped = uint64_t{1} << 62;
+constexpr uint64_t kGuard = uint64_t{1} << 58;           // Linux 6.15
+constexpr uint64_t kWriteProtected = uint64_t{1} << 57;  // by a userfaultfd
+constexpr uint64_t kExclusive = uint64_t{1} << 56;
+
+}  // namespace
+
 absl::StatusOr<Pagemap> Pagemap::Open(pid_t pid) {
   std::string path = absl::StrCat("/proc/", pid, "/pagemap");
   int fd = sys::Open(path.c_str(), O_RDONLY);
@@ -57,18 +68,29 @@ int Pagemap::ScanPresent(AddressRange range, uint64_t first_chunk,
   return 0;
 }
 
-int Pagemap::FindAbsent(Address start, std::span<bool> absent) const {
-  // Bits 63 present, 62 swapped, 58 guard region (6.15), 57 write-protected by userfaultfd.
-  constexpr uint64_t kSomethingThere =
-      (uint64_t{1} << 63) | (uint64_t{1} << 62) | (uint64_t{1} << 58) | (uint64_t{1} << 57);
-  uint64_t entries[kPagesPerChunk];
-  ZMEM_CHECK(absent.size() <= kPagesPerChunk);
-  ssize_t want = static_cast<ssize_t>(absent.size() * sizeof entries[0]);
+int Pagemap::ReadEntries(Address start, uint64_t* entries, size_t count) const {
+  ZMEM_CHECK(count <= kPagesPerChunk);
+  ssize_t want = static_cast<ssize_t>(count * sizeof entries[0]);
   ssize_t got = sys::Pread(fd_.get(), entries, static_cast<size_t>(want),
                            (start >> kPageShift) * sizeof entries[0]);
   if (got < 0) return static_cast<int>(got);
-  if (got != want) return -ESRCH;
+  return got == want ? 0 : -ESRCH;
+}
+
+int Pagemap::FindAbsent(Address start, std::span<bool> absent) const {
+  constexpr uint64_t kSomethingThere = kPresent | kSwapped | kGuard | kWriteProtected;
+  uint64_t entries[kPagesPerChunk];
+  if (int error = ReadEntries(start, entries, absent.size()); error != 0) return error;
   for (size_t i = 0; i < absent.size(); ++i) absent[i] = (entries[i] & kSomethingThere) == 0;
+  return 0;
+}
+
+int Pagemap::FindExclusive(Address start, std::span<bool> exclusive) const {
+  uint64_t entries[kPagesPerChunk];
+  if (int error = ReadEntries(start, entries, exclusive.size()); error != 0) return error;
+  for (size_t i = 0; i < exclusive.size(); ++i) {
+    exclusive[i] = (entries[i] & kPresent) != 0 && (entries[i] & kExclusive) != 0;
+  }
   return 0;
 }
 

@@ -35,7 +35,13 @@ class Pagemap {
   // would undo: FACTS 11). Returns 0 or a negative errno; at most kPagesPerChunk pages.
   int FindAbsent(Address start, std::span<bool> absent) const;
 
+  // The same; exclusive[i] becomes true if the page is in memory and mapped by nobody else.
+  int FindExclusive(Address start, std::span<bool> exclusive) const;
+
  private:
+  // Reads the entries of `count` pages from `start`.
+  int ReadEntries(Address start, uint64_t* entries, size_t count) const;
+
   UniqueFd fd_;
 };
 

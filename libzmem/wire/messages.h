@@ -8,8 +8,8 @@
 //     ◄──────────────── Welcome + /dev/userfaultfd   (or Refuse: with the reason)
 //     Userfaultfd + descriptor ────────────►   handshake, registration, token proof
 //     ◄─────────────────────────────── Attached
-//     ◄─────────── Move / Discard              then, until either side ends:
-//     Report ──────────────────────────────►   one Report for every Move and Discard
+//     ◄─────── Move / Discard / Populate       then, until either side ends:
+//     Report ──────────────────────────────►   one Report for each of them
 //     ◄───────────────────────────────── Detach
 //
 // A forked child already has a userfaultfd, which zmemd holds: its Hello carries the token that its
@@ -38,6 +38,7 @@ enum class MessageType : uint16_t {
   kDiscard = 7,
   kReport = 8,
   kDetach = 9,
+  kPopulate = 10,
 };
 
 struct Header {
@@ -151,9 +152,17 @@ struct Discard {
   PageSet pages;
 };
 
+// Make the pages of `pages` of a chunk the program's own with a write fault (MADV_POPULATE_WRITE),
+// after relatives that shared them have gone.
+struct Populate {
+  Header header{.type = MessageType::kPopulate, .message_bytes = sizeof(Populate)};
+  Address chunk;
+  PageSet pages;
+};
+
 struct Report {
   Header header{.type = MessageType::kReport, .message_bytes = sizeof(Report)};
-  PageSet done;          // pages moved or dropped
+  PageSet done;          // pages moved, dropped or populated
   uint32_t busy = 0;     // EBUSY: pinned, or shared after a fork
   uint32_t invalid = 0;  // EINVAL: locked, read-only, not anonymous
   uint32_t absent = 0;   // ENOENT: a hole, or unmapped meanwhile
