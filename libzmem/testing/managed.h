@@ -78,7 +78,8 @@ class SelfAgent final : public AgentLink {
   const Process& process_;
 };
 
-// Binds a staging area of `slabs` to the process, registered. To be kept as long as the process.
+// Binds a staging area of `slabs` to the process, registered. To be destroyed after the process, as
+// every Mapping.
 std::unique_ptr<Mapping> BindStaging(Process& process, size_t slabs);
 
 // Whole chunks of this process's memory that are all AddressMap calls eligible in it, since they
