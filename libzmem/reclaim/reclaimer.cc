@@ -163,7 +163,9 @@ size_t Reclaimer::TakeSlab() {
 wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
   wire::PageSet staged;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    if (slabs_[slab].pages.Has(page) && chunk.Load(page) == PageEntry::Staged(SlotOf(slab, page))) {
+    // Also while the fault thread puts it back: it may be about to read the slot.
+    PageEntry entry = chunk.Load(page).Without(PageEntry::kRestoring);
+    if (slabs_[slab].pages.Has(page) && entry == PageEntry::Staged(SlotOf(slab, page))) {
       staged.Add(page);
     }
   }

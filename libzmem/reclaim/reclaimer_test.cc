@@ -265,6 +265,28 @@ TEST_F(ReclaimerTest, AFewPagesWantedOnProbationComeFromTheirSlotsAndTheRestIsSt
   ExpectNothingOut();
 }
 
+// Replayed: the fault thread has claimed a page and is about to read its slot while the rest of the
+// slab is stored and dropped.
+TEST_F(ReclaimerTest, ASlotStaysAsLongAsThePageInItIsBeingRestored) {
+  WriteVaried(0, kPagesPerChunk);
+  PassUntilStaged();
+  std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(memory_->address(0)));
+  PageEntry staged = chunk->Load(5);
+  PageEntry claimed = staged.With(PageEntry::kRestoring);
+  ASSERT_TRUE(chunk->Transition(5, staged, claimed));
+  Pass(2 * kSecond);
+  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk - 1);
+  PageBytes slot;
+  ASSERT_TRUE(process_->memory.Read(process_->slot_address(staged.slot()), &slot, sizeof slot));
+  EXPECT_EQ(slot, expected_[5]);
+  // It could not be filled in then, and is tried again.
+  ASSERT_TRUE(chunk->Transition(5, claimed, staged));
+  ExpectAllHeld();
+  Pass(2 * kSecond);
+  EXPECT_EQ(StagingPages(), 0u);
+  ExpectNothingOut();
+}
+
 TEST_F(ReclaimerTest, AHotChunkIsReturnedAndLeftAloneForTwiceTheColdAge) {
   WriteVaried(0, kPagesPerChunk);
   PassUntilStaged();
