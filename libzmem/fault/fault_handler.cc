@@ -299,10 +299,6 @@ void FaultHandler::DrainSlice() {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, pages, &restored);
-  if (result == FillResult::kAbsent && pages > 1) {
-    // The run crosses the end of a mapping, which fails as a whole.
-    result = restorer_.RestoreRun(page, 1, &restored);
-  }
   drain_page_ += restored;
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
   if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);

@@ -393,6 +393,18 @@ TEST_F(FaultHandlerTest, ADrainLeavesTheProgramsOwnPagesAndGuardsAlone) {
   ExpectAllHeld();
 }
 
+TEST_F(FaultHandlerTest, ADrainBringsBackPagesOnBothSidesOfAMappingsEnd) {
+  StoreVaried(0, 128);
+  // The kernel keeps what differs in protection as mappings of their own.
+  ASSERT_EQ(mprotect(memory_.data(20), kPageBytes, PROT_READ), 0);
+  ASSERT_EQ(mprotect(memory_.data(77), 20 * kPageBytes, PROT_READ), 0);
+  Serve();
+  faults_->Drain();
+  ExpectNothingStored();
+  ExpectAllHeld();
+  EXPECT_EQ(Count(process_->counters.zero_faults), 0);
+}
+
 TEST_F(FaultHandlerTest, ADrainOfNothingIsDoneAtOnce) {
   process_->RemoveChunk(ChunkNumber(memory_.address(0)));
   Serve();

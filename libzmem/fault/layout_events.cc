@@ -93,14 +93,11 @@ bool LayoutEvents::SettleArrivals(size_t max_pages) {
     size_t restored = 0;
     FillResult result = restorer_.RestoreRun(range.start, wanted, &restored);
     if (result == FillResult::kAbsent && restored == 0) {
-      // The run may cross the end of a mapping; or nothing is mapped there any more.
-      result = restorer_.RestoreRun(range.start, 1, &restored);
-      if (result == FillResult::kAbsent) {
-        ForEachChunk({range.start, range.start + kPageBytes},
-                     [&](const std::shared_ptr<Chunk>& chunk, uint64_t, size_t page, size_t) {
-                       Drop(*chunk, page, PageEntry());
-                     });
-      }
+      // Nothing is mapped there any more.
+      ForEachChunk({range.start, range.start + kPageBytes},
+                   [&](const std::shared_ptr<Chunk>& chunk, uint64_t, size_t page, size_t) {
+                     Drop(*chunk, page, PageEntry());
+                   });
     }
     if (result == FillResult::kChanging || result == FillResult::kNoMemory) return false;
     if (result == FillResult::kGone) {

@@ -59,6 +59,10 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
 
   size_t filled = 0;
   FillResult result = process_.uffd.Copy(first, buffer_->bytes.data(), claimed, &filled);
+  // The kernel fills nothing of a range that reaches into another mapping.
+  for (size_t pages = claimed / 2; result == FillResult::kAbsent && pages > 0; pages /= 2) {
+    result = process_.uffd.Copy(first, buffer_->bytes.data(), pages, &filled);
+  }
   size_t start = PageInChunk(first);
   for (size_t i = 0; i < claimed; ++i) {
     PageEntry busy = claimed_[i].With(PageEntry::kRestoring);

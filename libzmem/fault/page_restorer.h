@@ -19,9 +19,9 @@ class PageRestorer {
   // Brings back the run of pages that begins at `first` and has bytes with us, at most `max_pages`
   // (<= kBufferPages) and none beyond its chunk, and wakes their waiters. The caller holds the
   // gate. `restored` receives how many came back. The result is kDone if that was the whole run,
-  // also an empty one; kPresent if a page turned out to be there: its entry was dropped, because
-  // what the program has wins. After any other result the entries of what was not restored are as
-  // before.
+  // also an empty one, or the part of it that lies in one mapping; kPresent if a page turned out to
+  // be there: its entry was dropped, because what the program has wins. After any other result the
+  // entries of what was not restored are as before.
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
 
   // Turns staged pages of `chunk` into stored ones, uncompressed, and the entries with them: what

@@ -28,7 +28,7 @@ bool Isolator::Register(AddressRange part, AddressRange mapping) {
   if (process_.gone.load(std::memory_order_acquire)) return false;
   // While an event waits to be read, what it tells is not in our books yet.
   if (process_.arrivals_pending) return false;
-  if (process_.FillTokenPage() != FillResult::kPresent) return false;
+  if (process_.FillTokenPage() == FillResult::kChanging) return false;
   if (process_.table.FindOrAdd(ChunkNumber(part.start)) == nullptr) return false;
   if (process_.uffd.Register(mapping) != 0) return false;
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a

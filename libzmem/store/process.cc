@@ -83,7 +83,7 @@ void Process::DropUnregistered() {
   GateLock lock(gate);
   absl::StatusOr<AddressMap> map = AddressMap::Read(pid, {});
   // While events wait to be read, what they tell will be dropped by them.
-  if (!map.ok() || FillTokenPage() != FillResult::kPresent) return;
+  if (!map.ok() || FillTokenPage() == FillResult::kChanging) return;
   auto is_registered = [&map](Address page) {
     auto at = std::partition_point(map->registered().begin(), map->registered().end(),
                                    [page](AddressRange range) { return range.end <= page; });

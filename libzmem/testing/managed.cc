@@ -13,21 +13,12 @@
 namespace zmem {
 namespace {
 
-// As in preload/agent.cc.
-constexpr int kMoveRetries = 50;
-
 int MoveOne(const Process& process, Address target, Address source) {
   uffdio_move move{};
   move.dst = target;
   move.src = source;
   move.len = kPageBytes;
-  int result = -EAGAIN;
-  for (int i = 0; i < kMoveRetries && result == -EAGAIN; ++i) {
-    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    move.move = 0;
-    result = sys::Ioctl(process.uffd.fd(), UFFDIO_MOVE, &move);
-  }
-  return -result;
+  return -sys::Ioctl(process.uffd.fd(), UFFDIO_MOVE, &move);
 }
 
 }  // namespace
@@ -63,12 +54,19 @@ void FaultThread::OnFork(std::shared_ptr<Process> child) {
 absl::StatusOr<wire::Report> SelfAgent::Move(wire::Move command) {
   ++move_commands;
   if (before_move != nullptr) before_move();
+  // An event that was just read may still hold up moves (FACTS 7).
+  int retries = 5;
   wire::Report report;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
     if (!command.pages.Has(page)) continue;
     if (moves_left == 0) return absl::UnavailableError("the agent is gone");
     uint64_t offset = page * kPageBytes;
     int error = MoveOne(process_, command.target + offset, command.source + offset);
+    if (error == EAGAIN && retries-- > 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      --page;
+      continue;
+    }
     if (error == 0) {
       report.done.Add(page);
       --moves_left;
@@ -98,6 +96,19 @@ absl::StatusOr<wire::Report> SelfAgent::Discard(wire::Discard command) {
     ZMEM_CHECK(result == 0);
     for (size_t i = page; i < end; ++i) report.done.Add(i);
     page = command.pages.Next(end, true);
+  }
+  return report;
+}
+
+absl::StatusOr<wire::Report> SelfAgent::Populate(wire::Populate command) {
+  if (moves_left == 0) return absl::UnavailableError("the agent is gone");
+  wire::Report report;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    if (!command.pages.Has(page)) continue;
+    // A write fault makes a page the program's own as MADV_POPULATE_WRITE does.
+    auto* byte = reinterpret_cast<volatile char*>(command.chunk + page * kPageBytes);
+    *byte = *byte;
+    report.done.Add(page);
   }
   return report;
 }

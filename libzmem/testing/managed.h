@@ -65,6 +65,8 @@ class SelfAgent final : public AgentLink {
 
   absl::StatusOr<wire::Report> Move(wire::Move command) override;
   absl::StatusOr<wire::Report> Discard(wire::Discard command) override;
+  absl::StatusOr<wire::Report> Populate(wire::Populate command) override;
+  absl::Status AwaitIdle() override { return absl::OkStatus(); }
 
   // Called before a command's first page moves, under the gate.
   std::function<void()> before_move;
@@ -78,7 +80,8 @@ class SelfAgent final : public AgentLink {
   const Process& process_;
 };
 
-// Binds a staging area of `slabs` to the process, registered. To be kept as long as the process.
+// Binds a staging area of `slabs` to the process, registered. To be destroyed after the process, as
+// every Mapping.
 std::unique_ptr<Mapping> BindStaging(Process& process, size_t slabs);
 
 // Whole chunks of this process's memory that are all AddressMap calls eligible in it, since they

@@ -123,7 +123,7 @@ bool Mapping::Holds(size_t page, const PageBytes& bytes) const {
 }
 
 pid_t ForkChild(const std::function<int()>& body) {
-  pid_t child = fork();
+  pid_t child = _Fork();
   ZMEM_CHECK(child >= 0);
   if (child == 0) _exit(body());
   return child;

@@ -69,6 +69,9 @@ class Mapping {
 };
 
 // Runs `body` in a forked child. Returns its pid; the child's exit code is body's result.
+// As _Fork(3): libc's locks are not taken, for a fork waits until its event is read, and the thread
+// that reads it may want memory, which no daemon shares with its program. So where other threads
+// run, `body` must not allocate.
 pid_t ForkChild(const std::function<int()>& body);
 // The exit code of a child, or minus the signal that ended it.
 int Await(pid_t child);
