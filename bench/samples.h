@@ -12,7 +12,10 @@ namespace zmem {
 // The `percent`-th percentile by nearest rank (0 < percent <= 100); 0 of nothing.
 inline int64_t Percentile(const std::vector<int64_t>& sorted, double percent) {
   if (sorted.empty()) return 0;
-  auto rank = static_cast<size_t>(std::ceil(percent / 100 * static_cast<double>(sorted.size())));
+  // A rank that is whole but for the rounding of `percent` is whole.
+  constexpr double kRounding = 1e-9;
+  double rank_at_least = percent / 100 * static_cast<double>(sorted.size()) - kRounding;
+  auto rank = static_cast<size_t>(std::ceil(rank_at_least));
   return sorted[std::clamp<size_t>(rank, 1, sorted.size()) - 1];
 }
 

@@ -45,8 +45,8 @@ TEST_F(Fork, ChildrensChildrenSeeEveryPage) { ExpectForkOk("generations"); }
 TEST_F(Fork, AChildSeesTheSnapshotWhileTheParentWrites) { ExpectForkOk("snapshot"); }
 TEST_F(Fork, TheParentDoesNotSeeWhatTheChildWrites) { ExpectForkOk("child writes"); }
 TEST_F(Fork, SeveralChildrenAtOnceSeeEveryPage) { ExpectForkOk("many forks"); }
-// As redis after a BGSAVE: what was in memory when it forked was shared, and must not stay in memory
-// for ever because of that.
+// As redis after a BGSAVE: what was in memory when it forked was shared, and must not stay in
+// memory for ever because of that.
 TEST_F(Fork, PagesThatWereSharedWithAChildThatHasGoneCanBeTakenOut) {
   ExpectForkOk("verify");  // everything is in memory
   ExpectForkOk("fork");
