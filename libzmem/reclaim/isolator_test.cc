@@ -185,8 +185,8 @@ TEST_F(IsolatorTest, PagesSharedAfterAForkAreLeftAlone) {
 }
 
 TEST_F(IsolatorTest, LockedPagesAreLeftAlone) {
-  ASSERT_EQ(mlock(memory_.data(0), 8 * kPageBytes), 0);
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
+  ASSERT_EQ(mlock(memory_.data(0), 8 * kPageBytes), 0);
   wire::PageSet moved = Isolate(Pages(0, kPages));
   EXPECT_EQ(moved.And(Pages(0, 8)).count(), 0u);
   EXPECT_EQ(moved.count(), kPages - 8);
