@@ -11,11 +11,10 @@
 namespace zmem {
 namespace {
 
-// CLONE_FILES is missing on purpose: the thread gets a descriptor table of its own. So are CLONE_FS,
-// with which the program could not enter another mount namespace, and CLONE_SETTLS: the thread never
-// uses thread-local storage.
-constexpr unsigned long kCloneFlags =
-    CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+// CLONE_FILES is missing on purpose: the thread gets a descriptor table of its own. So are
+// CLONE_FS, with which the program could not enter another mount namespace, and CLONE_SETTLS: the
+// thread never uses thread-local storage.
+constexpr unsigned long kCloneFlags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 
 // Calls clone, and in the new thread RunAgent(state) on `stack_top`, whose stack holds no return
 // address to come back to.
@@ -35,8 +34,8 @@ long CloneInto(void* stack_top, AgentState* state) {
       "hlt\n"
       "1:"
       : "=a"(result)
-      : "a"(SYS_clone), "D"(kCloneFlags), "S"(stack_top), "d"(0), "r"(r10), "r"(r8),
-        "r"(kept), "r"(body)
+      : "a"(SYS_clone), "D"(kCloneFlags), "S"(stack_top), "d"(0), "r"(r10), "r"(r8), "r"(kept),
+        "r"(body)
       : "rcx", "r11", "memory");
   return result;
 }

@@ -131,7 +131,8 @@ void Server::Accept() {
   getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length);
   MutexLock lock(mutex_);
   size_t& of_user = connections_of_[peer.uid];
-  if (connections_ >= kMaxConnections || (peer.uid != 0 && of_user >= kMaxConnectionsOfUser)) return;
+  if (connections_ >= kMaxConnections || (peer.uid != 0 && of_user >= kMaxConnectionsOfUser))
+    return;
   auto shared = std::make_shared<UniqueFd>(std::move(connection));
   try {
     std::thread([this, shared, uid = peer.uid] {
