@@ -395,13 +395,9 @@ class Torture : public ReclaimerTest {
         ASSERT_EQ(madvise(memory_->data(page), pages * kPageBytes, MADV_DONTNEED), 0);
         for (size_t i = page; i < page + pages; ++i) model[i] = FilledPage(0);
         return;
-      case 1: {
-        void* fresh = mmap(memory_->data(page), pages * kPageBytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-        ASSERT_EQ(fresh, memory_->data(page));
-        for (size_t i = page; i < page + pages; ++i) model[i] = FilledPage(0);
+      case 1:
+        MapAfresh(page, pages, model);
         return;
-      }
       case 2:
       case 3:
       case 4:
@@ -411,7 +407,30 @@ class Torture : public ReclaimerTest {
           memory_->Write(i, model[i]);
         }
         return;
-      case 6:
+      case 6: {
+        size_t target = first + random() % (count - pages);
+        void* moved =
+            mremap(memory_->data(page), pages * kPageBytes, pages * kPageBytes,
+                   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, memory_->data(target));
+        if (moved != memory_->data(target)) {
+          // They overlap, or the source is several mappings: then the kernel may have got half-way.
+          for (size_t place : {page, target}) MapAfresh(place, pages, model);
+          return;
+        }
+        for (size_t i = 0; i < pages; ++i) {
+          model[target + i] = model[page + i];
+          model[page + i] = FilledPage(0);
+        }
+        return;
+      }
+      case 7:
+        ASSERT_EQ(mprotect(memory_->data(page), pages * kPageBytes, PROT_READ), 0);
+        for (size_t i = page; i < page + pages; ++i) {
+          ASSERT_TRUE(memory_->Holds(i, model[i])) << "page " << i;
+        }
+        ASSERT_EQ(mprotect(memory_->data(page), pages * kPageBytes, PROT_READ | PROT_WRITE), 0);
+        return;
+      case 8:
         if (random() % 8 == 0) {
           ForkAndCheck(first, count, model);
           return;
@@ -422,6 +441,13 @@ class Torture : public ReclaimerTest {
           ASSERT_TRUE(memory_->Holds(i, model[i])) << "page " << i;
         }
     }
+  }
+
+  void MapAfresh(size_t page, size_t pages, std::map<size_t, PageBytes>& model) {
+    void* fresh = mmap(memory_->data(page), pages * kPageBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    ASSERT_EQ(fresh, memory_->data(page));
+    for (size_t i = page; i < page + pages; ++i) model[i] = FilledPage(0);
   }
 
   void ForkAndCheck(size_t first, size_t count, const std::map<size_t, PageBytes>& model) {
