@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr Reclaimer::Options kOptions{
-    .cold_age_ns = 30 * kSecond, .scan_interval_ns = 5 * kSecond, .probation_ns = kSecond};
+    .cold_age_ns = 30 * kSecond, .scan_interval_ns = 10 * kSecond, .probation_ns = kSecond};
 
 class ReclaimerTest : public testing::Test {
  protected:
@@ -244,7 +244,7 @@ TEST_F(ReclaimerTest, MoreColdChunksThanSlabsAreTakenByTurns) {
 
 TEST_F(ReclaimerTest, MemoryWhosePopulationChangesIsNotCold) {
   WriteVaried(0, 16);
-  for (size_t page = 16; page < 32; ++page) {
+  for (size_t page = 16; page < 22; ++page) {
     Pass(kOptions.cold_age_ns / 2);
     Write(page, CompressiblePage(page));
   }
@@ -312,7 +312,7 @@ TEST_F(ReclaimerTest, PagesMarkedIncompressibleAreNotTakenByTheScan) {
   for (size_t page = 0; page < 32; ++page) Write(page, IncompressiblePage(page));
   EXPECT_EQ(EvictAll().evicted_pages, 0u);
   uint64_t isolated = process_->counters.isolated_pages;
-  Pass(4 * kOptions.cold_age_ns);
+  Pass(2 * kOptions.cold_age_ns);
   EXPECT_EQ(process_->counters.isolated_pages, isolated);
   ExpectAllHeld();
 }
@@ -463,6 +463,8 @@ class Torture : public ReclaimerTest {
 
 TEST_F(Torture, WhatAProgramReadsIsWhatItWrote) {
   constexpr int kSteps = 3000;
+  // What sanitizers make slow ends earlier.
+  const int64_t end_ns = MonotonicClock().now_ns() + 5 * kSecond;
   uint64_t seed = TestSeed();
   std::atomic<int> running{2};
   std::vector<std::thread> program;
@@ -474,6 +476,7 @@ TEST_F(Torture, WhatAProgramReadsIsWhatItWrote) {
       std::map<size_t, PageBytes> model;
       for (size_t page = first; page < first + count; ++page) model[page] = FilledPage(0);
       for (int step = 0; step < kSteps && !HasFatalFailure(); ++step) {
+        if (MonotonicClock().now_ns() > end_ns) break;
         Step(random, first, count, model);
       }
       for (const auto& [page, bytes] : model) {
