@@ -187,7 +187,7 @@ TEST_F(IsolatorTest, PagesSharedAfterAForkAreLeftAlone) {
 
 TEST_F(IsolatorTest, LockedPagesAreLeftAlone) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
-  // Not mlock(3), which the sanitizers make a call that does nothing.
+  // The sanitizers' mlock does nothing.
   ASSERT_EQ(syscall(SYS_mlock, memory_.data(0), 8 * kPageBytes), 0);
   wire::PageSet moved = Isolate(Pages(0, kPages));
   EXPECT_EQ(moved.And(Pages(0, 8)).count(), 0u);

@@ -105,9 +105,9 @@ absl::StatusOr<wire::Report> SelfAgent::Populate(wire::Populate command) {
   wire::Report report;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
     if (!command.pages.Has(page)) continue;
-    // A write fault makes a page the program's own as MADV_POPULATE_WRITE does.
-    auto* byte = reinterpret_cast<volatile char*>(command.chunk + page * kPageBytes);
-    *byte = *byte;
+    // Not by writing: a program's thread may write the same byte in between.
+    void* address = reinterpret_cast<void*>(command.chunk + page * kPageBytes);
+    if (madvise(address, kPageBytes, MADV_POPULATE_WRITE) != 0) continue;
     report.done.Add(page);
   }
   return report;

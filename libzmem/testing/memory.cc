@@ -56,6 +56,7 @@ uint64_t TestSeed() {
   const char* text = std::getenv("ZMEM_TEST_SEED");
   uint64_t seed = text != nullptr ? std::strtoull(text, nullptr, 0) : 20240607;
   std::printf("ZMEM_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  std::fflush(stdout);  // or forked children would print it too
   return seed;
 }
 
