@@ -97,9 +97,11 @@ void RedisClient::ReadMore() {
 }
 
 RedisServer::RedisServer(const Daemon& daemon) : socket_(daemon.directory().File("redis.sock")) {
-  child_ = std::make_unique<Child>(Managed(
+  ChildOptions options = Managed(
       daemon, {"redis-server", "--port", "0", "--unixsocket", socket_, "--save", "", "--appendonly",
-               "no", "--enable-debug-command", "yes", "--dir", daemon.directory().path()}));
+               "no", "--enable-debug-command", "yes", "--dir", daemon.directory().path()});
+  options.env.erase("ZMEM_MIN_RESIDENT");  // as for any program, the daemon's configuration decides
+  child_ = std::make_unique<Child>(options);
   WaitUntil("redis-server to accept", kStartTimeout, [this] {
     if (!child_->Running()) {
       throw HarnessError(

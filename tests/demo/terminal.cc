@@ -25,7 +25,7 @@ std::string InColour(const std::string& text, const char* code) {
 // Eight steps a cell, so that slow steps are seen to move.
 std::string Bar(double fraction) {
   static constexpr const char* kPartial[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-  int eighths = static_cast<int>(std::clamp(fraction, 0.0, 1.0) * kBarCells * 8);
+  int eighths = static_cast<int>(fraction * kBarCells * 8);
   std::string bar;
   for (int cell = 0; cell < eighths / 8; ++cell) bar += "█";
   bar += kPartial[eighths % 8];
@@ -87,6 +87,7 @@ void Progress::Finish(const std::string& note) { Draw(1, note, true); }
 
 void Progress::Draw(double fraction, const std::string& note, bool last) {
   drawn_ = steady_clock::now();
+  fraction = std::clamp(fraction, 0.0, 1.0);
   if (!OnTerminal()) {
     std::printf("  %-24s %5.1f s  %3.0f %%  %s\n", title_.c_str(), SecondsSince(start_),
                 fraction * 100, note.c_str());
