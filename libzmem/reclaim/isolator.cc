@@ -1,7 +1,9 @@
 #include "libzmem/reclaim/isolator.h"
 
 #include <array>
+#include <chrono>
 #include <memory>
+#include <thread>
 
 #include "libzmem/base/check.h"
 #include "libzmem/uffd/address_map.h"
@@ -24,11 +26,24 @@ void ForEach(const wire::PageSet& pages, Visit visit) {
 }  // namespace
 
 bool Isolator::Register(AddressRange part, AddressRange mapping) {
+  // An event that waits to be read is read as soon as the gate is open; a program that changes its
+  // layout all the time has the next one soon.
+  constexpr int kTries = 20;
+  constexpr auto kPause = std::chrono::microseconds(50);
+  for (int tries = 1; tries <= kTries; ++tries) {
+    std::optional<bool> registered = TryRegister(part, mapping);
+    if (registered) return *registered;
+    std::this_thread::sleep_for(kPause);
+  }
+  return false;
+}
+
+std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mapping) {
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) return false;
   // While an event waits to be read, what it tells is not in our books yet.
-  if (process_.arrivals_pending) return false;
-  if (process_.FillTokenPage() == FillResult::kChanging) return false;
+  if (process_.arrivals_pending) return std::nullopt;
+  if (process_.FillTokenPage() == FillResult::kChanging) return std::nullopt;
   if (process_.table.FindOrAdd(ChunkNumber(part.start)) == nullptr) return false;
   if (process_.uffd.Register(mapping) != 0) return false;
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -47,6 +48,8 @@ class Isolator {
   absl::Status Discard(wire::PageSet pages, size_t slab);
 
  private:
+  // Nothing if the program is changing its layout.
+  std::optional<bool> TryRegister(AddressRange part, AddressRange mapping);
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
   void ReleaseQuarantine(Chunk& chunk, Address chunk_start);
