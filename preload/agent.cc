@@ -139,6 +139,8 @@ void Agent::Run() {
         break;
       case Outcome::kDetached:
         if (for_good_) Syscall(SYS_exit, 0);
+        // It was managed, as required; a zmemd that is stopped in an orderly way ends nobody.
+        state_.options.required = false;
         sleep_ms = kFirstSleepMs;
         break;
       case Outcome::kNoDaemon:
