@@ -4,10 +4,11 @@
 // Plain values; the atomics are in page_table.h.
 //
 //   bits 0-3   state (PageState)
-//   bit  4     restoring    the fault thread is putting the page back; nobody else may change it
-//   bit  5     quarantined  the program is dropping the page; it may still be present with old
-//   bytes bit  6     shared       a forked relative's entry may name the same pool object bit  7
-//   incompressible  left alone by the cold scan until it is touched bits 8-63  payload of the state
+//   bit  4     restoring: the fault thread is putting the page back; nobody else may change it
+//   bit  5     quarantined: the program is dropping the page, which may be present with old bytes
+//   bit  6     shared: a forked relative's entry may name the same pool object
+//   bit  7     incompressible: left alone by the cold scan until it is touched
+//   bits 8-63  payload of the state
 #pragma once
 
 #include <cstdint>
