@@ -62,7 +62,7 @@ int Pagemap::ScanPresent(AddressRange range, uint64_t first_chunk,
         present[chunk].Add(PageInChunk(page));
       }
     }
-    if (scan.walk_end <= at) return -ESRCH;  // no progress: the address space is gone
+    if (scan.walk_end <= at) return -EIO;  // no progress, which no kernel known to us makes
     at = scan.walk_end;
   }
   return 0;

@@ -26,13 +26,14 @@ class Pagemap {
 
   // Adds to present[i] the pages of chunk `first_chunk` + i that are anonymous, in memory and not
   // the kernel's zero page, as far as they lie in `range`, which must lie in those chunks.
-  // One pass over the page tables, whatever the range. Returns 0, or a negative errno: -ESRCH when
-  // the address space is gone.
+  // One pass over the page tables, whatever the range. Returns 0, also when the address space is
+  // gone and so has no page, or a negative errno.
   int ScanPresent(AddressRange range, uint64_t first_chunk, std::span<wire::PageSet> present) const;
 
   // Reads the entries of the `absent.size()` pages from `start`. absent[i] becomes true if nothing
   // at all is there: no page, no swap entry, no guard (MADV_GUARD_INSTALL, which filling the page
-  // would undo: FACTS 11). Returns 0 or a negative errno; at most kPagesPerChunk pages.
+  // would undo: FACTS 11). Returns 0 or a negative errno, -ESRCH when the address space is gone; at
+  // most kPagesPerChunk pages.
   int FindAbsent(Address start, std::span<bool> absent) const;
 
   // The same; exclusive[i] becomes true if the page is in memory and mapped by nobody else.
