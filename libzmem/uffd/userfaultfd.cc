@@ -22,6 +22,14 @@ bool IsUserfaultfd(int fd) {
   return std::strcmp(target, "anon_inode:[userfaultfd]") == 0;
 }
 
+// A userfaultfd takes other calls only after its handshake.
+bool HadHandshake(int fd) {
+  uffdio_range anywhere{};
+  anywhere.start = uint64_t{1} << 32;
+  anywhere.len = kPageBytes;
+  return sys::Ioctl(fd, UFFDIO_WAKE, &anywhere) == 0;
+}
+
 // The one triage of what filling calls return. `done_bytes` is the kernel's output field, which
 // some kernels leave alone on early errors: the caller has set it to zero.
 FillResult Triage(int error, int64_t done_bytes, size_t pages, size_t* filled) {
@@ -51,6 +59,9 @@ FillResult Triage(int error, int64_t done_bytes, size_t pages, size_t* filled) {
 absl::StatusOr<Userfaultfd> Userfaultfd::Handshake(UniqueFd fd) {
   if (!fd.valid() || !IsUserfaultfd(fd.get())) {
     return absl::InvalidArgumentError("the program sent something that is not a userfaultfd");
+  }
+  if (HadHandshake(fd.get())) {
+    return absl::InvalidArgumentError("the program sent a userfaultfd that is in use already");
   }
   uffdio_api api{};
   api.api = UFFD_API;
