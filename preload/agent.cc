@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -40,9 +41,12 @@ enum class Outcome {
   kDaemonDied,  // while pages may be out
 };
 
-void SleepMs(int64_t ms) {
-  timespec duration{ms / 1000, (ms % 1000) * 1'000'000};
-  Syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, AsLong(&duration), AsLong(&duration));
+constexpr uint64_t kBellMask = uint64_t{1} << (kBellSignal - 1);
+
+int64_t NowMs() {
+  timespec now{};
+  Syscall(SYS_clock_gettime, CLOCK_MONOTONIC, AsLong(&now));
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
 }
 
 class Agent {
@@ -52,7 +56,18 @@ class Agent {
   [[noreturn]] void Run();
 
  private:
+  void SleepUnnoticed(int64_t ms);
   void SetUp();
+  // The bell must be heard in every long wait.
+  void Sleep(int64_t ms);
+  // Takes the bell's signal, if it came within `timeout_ms` (-1: for ever) and nothing else did.
+  // True if there is something to receive from zmemd.
+  bool Listen(int64_t timeout_ms);
+  // What threads of the program have asked for: passed on to zmemd while it may hold pages, else
+  // granted.
+  void HearWishes();
+  void Grant(wire::Wish wish);
+  [[noreturn]] void Leave();
   uint64_t ResidentBytes() const;
   Outcome AttachAndServe();
   Outcome Connect();
@@ -63,11 +78,15 @@ class Agent {
   void UnmapStaging();
   void WipeTokenPage();
   bool RunMove(const wire::Move& move);
+  // Moves what of `move` it can, into `report`.
+  void MoveRuns(const wire::Move& move, wire::Report* report);
   bool RunDiscard(const wire::Discard& discard);
   bool RunPopulate(const wire::Populate& populate);
   // madvise(advice) on each run of `pages`, counted from `start`; the report's `done` are those
   // that it worked for.
   void Advise(Address start, const wire::PageSet& pages, int advice, wire::Report* report);
+  // Keeps account of the slots that hold a page.
+  void NoteSlots(Address slab, const wire::PageSet& pages, bool hold);
   // One UFFDIO_MOVE; returns 0 or the error of the first page that did not move, and sets `moved`.
   int MovePages(Address target, Address source, size_t pages, size_t* moved);
 
@@ -86,21 +105,85 @@ class Agent {
   int statm_ = -1;   // /proc/self/statm
   int socket_ = -1;  // to zmemd
   int uffd_ = -1;
+  int bell_ = -1;  // signalfd of kBellSignal
   AddressRange staging_{};
+  wire::PageSet occupied_[kStagingSlabs[0]] = {};  // slots that hold a page, by slab
+  bool serving_ = false;                           // zmemd may hold pages, and answers
+  uint32_t passed_on_[wire::kWishes] = {};         // askings that zmemd was told of
+  bool leaving_ = false;
   uint64_t min_resident_bytes_ = 0;
   bool explained_ = false;
   bool for_good_ = false;  // zmemd was told to leave this program alone
 };
 
+// Before there are descriptors of our own: the table is still the program's.
+void Agent::SleepUnnoticed(int64_t ms) {
+  int64_t until_ms = NowMs() + ms;
+  for (int64_t left_ms = ms; left_ms > 0 && !leaving_; left_ms = until_ms - NowMs()) {
+    timespec timeout{left_ms / 1000, (left_ms % 1000) * 1'000'000};
+    Syscall(SYS_rt_sigtimedwait, AsLong(&kBellMask), 0, AsLong(&timeout), sizeof kBellMask);
+    HearWishes();
+  }
+  if (leaving_) Leave();
+}
+
 void Agent::SetUp() {
-  // The copies that clone made of the program's descriptors: a pipe's far end must not wait for us.
-  Syscall(SYS_close_range, 0, ~0U, 0);
+  // A table of our own, without the program's descriptors: a pipe's far end must not wait for us.
+  Syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_UNSHARE);
   Syscall(SYS_prctl, PR_SET_NAME, AsLong("zmem-agent"));
+  bell_ = static_cast<int>(
+      Syscall(SYS_signalfd4, -1, AsLong(&kBellMask), sizeof kBellMask, SFD_CLOEXEC | SFD_NONBLOCK));
   pid_ = Syscall(SYS_getpid);
   self_ = static_cast<int>(Syscall(SYS_pidfd_open, pid_, 0));
   statm_ = static_cast<int>(
       Syscall(SYS_openat, AT_FDCWD, AsLong("/proc/self/statm"), O_RDONLY | O_CLOEXEC));
   min_resident_bytes_ = state_.options.min_resident_bytes;
+}
+
+void Agent::Sleep(int64_t ms) {
+  int64_t until_ms = NowMs() + ms;
+  for (int64_t left_ms = ms; left_ms > 0 && !leaving_; left_ms = until_ms - NowMs()) {
+    pollfd rung{bell_, POLLIN, 0};
+    Syscall(SYS_poll, AsLong(&rung), 1, left_ms);
+    if (rung.revents != 0) HearWishes();
+  }
+}
+
+bool Agent::Listen(int64_t timeout_ms) {
+  pollfd fds[2] = {{socket_, POLLIN, 0}, {bell_, POLLIN, 0}};
+  Syscall(SYS_poll, AsLong(fds), 2, timeout_ms);
+  if (fds[1].revents != 0) HearWishes();
+  return fds[0].revents != 0;
+}
+
+void Agent::HearWishes() {
+  signalfd_siginfo ignored;
+  if (bell_ >= 0) Syscall(SYS_read, bell_, AsLong(&ignored), sizeof ignored);
+  for (size_t i = 0; i < wire::kWishes; ++i) {
+    wire::Wish wish = static_cast<wire::Wish>(i);
+    uint32_t asked = state_.bell.asked[i].load();
+    if (asked == state_.bell.granted[i].load() || (serving_ && asked == passed_on_[i])) continue;
+    passed_on_[i] = asked;
+    if (serving_) {
+      wire::Request request{};
+      request.wish = wish;
+      Send(&request, sizeof request);  // if zmemd is gone, the next receive tells
+    } else if (wish == wire::Wish::kLeave) {
+      leaving_ = true;
+    } else {
+      Grant(wish);
+    }
+  }
+}
+
+void Agent::Grant(wire::Wish wish) {
+  GrantUpTo(state_.bell, wish, passed_on_[static_cast<size_t>(wish)]);
+}
+
+void Agent::Leave() {
+  if (leaving_) Grant(wire::Wish::kLeave);
+  Syscall(SYS_exit, 0);
+  __builtin_unreachable();
 }
 
 uint64_t Agent::ResidentBytes() const {
@@ -119,18 +202,20 @@ uint64_t Agent::ResidentBytes() const {
 }
 
 void Agent::Run() {
+  if (!state_.options.required) SleepUnnoticed(kFirstSleepMs);
   SetUp();
-  if (!state_.options.required) SleepMs(kFirstSleepMs);
   if (LockDownThread() < 0) {
     Explain("the kernel does not let the agent lock itself down");
     if (state_.options.required) EndProgram();
-    Syscall(SYS_exit, 0);
+    Leave();
   }
   int64_t sleep_ms = kFirstSleepMs;
   for (;;) {
+    HearWishes();  // also of a ring that came before there was a bell
+    if (leaving_) Leave();
     bool managed_parent = !state_.token_page->empty();
     if (!managed_parent && ResidentBytes() < min_resident_bytes_) {
-      SleepMs(sleep_ms);
+      Sleep(sleep_ms);
       if ((sleep_ms *= 2) > kLongestSleepMs) sleep_ms = kLongestSleepMs;
       continue;
     }
@@ -138,35 +223,36 @@ void Agent::Run() {
       case Outcome::kTooSmall:
         break;
       case Outcome::kDetached:
-        if (for_good_) Syscall(SYS_exit, 0);
+        if (for_good_) Leave();
         // It was managed, as required; a zmemd that is stopped in an orderly way ends nobody.
         state_.options.required = false;
         sleep_ms = kFirstSleepMs;
         break;
       case Outcome::kNoDaemon:
-        if (state_.options.required) EndProgram();
+        if (state_.options.required && !leaving_) EndProgram();
         if ((sleep_ms *= 2) > kLongestReconnectMs) sleep_ms = kLongestReconnectMs;
         break;
       case Outcome::kRefused:
         if (state_.options.required) EndProgram();
-        Syscall(SYS_exit, 0);
-        break;
+        Leave();
       case Outcome::kDaemonDied:
         WatchOrphan();
     }
-    SleepMs(sleep_ms);
+    Sleep(sleep_ms);
   }
 }
 
 Outcome Agent::AttachAndServe() {
   Outcome outcome = Connect();
   if (outcome == Outcome::kDetached) outcome = Serve();
+  serving_ = false;
   // After Serve only a clean end may close the descriptor; before Attached nothing is out.
   if (outcome != Outcome::kDaemonDied) {
     if (uffd_ >= 0) Syscall(SYS_close, uffd_);
     uffd_ = -1;
     UnmapStaging();
     if (outcome == Outcome::kDetached) WipeTokenPage();
+    HearWishes();  // what was passed on and not granted is granted now
   }
   if (socket_ >= 0) Syscall(SYS_close, socket_);
   socket_ = -1;
@@ -198,9 +284,8 @@ bool Agent::MapStaging() {
   for (size_t slabs : kStagingSlabs) {
     uint64_t bytes = slabs * kChunkBytes;
     // One chunk more, of which the unaligned ends are given back.
-    long mapped =
-        Syscall(SYS_mmap, 0, static_cast<long>(bytes + kChunkBytes), PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    long mapped = Syscall(SYS_mmap, 0, static_cast<long>(bytes + kChunkBytes), PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped < 0 && mapped > -4096) continue;
     Address start = static_cast<Address>(mapped);
     Address aligned = ChunkStart(start + kChunkBytes - 1);
@@ -211,6 +296,11 @@ bool Agent::MapStaging() {
               static_cast<long>(end - aligned - bytes));
     }
     staging_ = {aligned, aligned + bytes};
+    for (wire::PageSet& slab : occupied_) slab = {};
+    // A program that locks all it will ever map (MCL_FUTURE) would have these filled with pages.
+    Syscall(SYS_munlock, static_cast<long>(aligned), static_cast<long>(bytes));
+    Syscall(SYS_mprotect, static_cast<long>(aligned), static_cast<long>(bytes),
+            PROT_READ | PROT_WRITE);
     // A child has no use for the copies, and a dump none for the doubles.
     Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTFORK);
     Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTDUMP);
@@ -246,6 +336,7 @@ Outcome Agent::SayHello() {
   auto* header = reinterpret_cast<wire::Header*>(buffer);
   int descriptor = -1;
   long got = Receive(buffer, &descriptor);
+  if (got == -ECANCELED) return Outcome::kNoDaemon;
   if (got <= 0) {
     Explain(got == -EAGAIN ? "zmemd does not answer at " : "zmemd hung up at ",
             state_.options.socket_path);
@@ -318,9 +409,10 @@ Outcome Agent::Serve() {
   // From here on the only bound on a wait is zmemd's life.
   alignas(8) char buffer[wire::kMaxMessageBytes];
   auto* header = reinterpret_cast<wire::Header*>(buffer);
+  serving_ = true;
+  HearWishes();  // what was asked meanwhile
   for (;;) {
-    pollfd readable{socket_, POLLIN, 0};
-    Syscall(SYS_poll, AsLong(&readable), 1, -1);
+    if (!Listen(-1)) continue;
     long got = Receive(buffer, nullptr);
     if (got == -EINTR || got == -EAGAIN) continue;
     if (got < static_cast<long>(sizeof *header)) return Outcome::kDaemonDied;
@@ -328,6 +420,12 @@ Outcome Agent::Serve() {
     if (header->type == wire::MessageType::kDetach && got == sizeof(wire::Detach)) {
       for_good_ = reinterpret_cast<wire::Detach*>(buffer)->for_good != 0;
       return Outcome::kDetached;
+    }
+    if (header->type == wire::MessageType::kGranted && got == sizeof(wire::Granted)) {
+      wire::Wish wish = reinterpret_cast<wire::Granted*>(buffer)->wish;
+      if (static_cast<size_t>(wish) >= wire::kWishes) return Outcome::kDaemonDied;
+      Grant(wish);
+      continue;
     }
     if (header->type == wire::MessageType::kMove && got == sizeof(wire::Move)) {
       answered = RunMove(*reinterpret_cast<wire::Move*>(buffer));
@@ -353,6 +451,28 @@ int Agent::MovePages(Address target, Address source, size_t pages, size_t* moved
 bool Agent::RunMove(const wire::Move& move) {
   wire::Report report{};
   report.header.sequence = move.header.sequence;
+  bool out = staging_.Contains(move.target);
+  if (out) {
+    state_.bell.staged.store(true);  // before `forks` is looked at: see bell.h
+    if (state_.bell.forks.load() == 0) MoveRuns(move, &report);
+    NoteSlots(move.target, report.done, true);
+  } else {
+    MoveRuns(move, &report);
+    NoteSlots(move.source, report.done, false);
+  }
+  return Send(&report, sizeof report);
+}
+
+void Agent::NoteSlots(Address slab, const wire::PageSet& pages, bool hold) {
+  if (!staging_.Contains(slab)) return;
+  wire::PageSet& slots = occupied_[(slab - staging_.start) / kChunkBytes];
+  slots = hold ? slots.Or(pages) : slots.Without(pages);
+  bool staged = false;
+  for (const wire::PageSet& each : occupied_) staged |= !each.empty();
+  state_.bell.staged.store(staged);
+}
+
+void Agent::MoveRuns(const wire::Move& move, wire::Report* report) {
   int retries = 0;
   size_t page = move.pages.Next(0, true);
   while (page < kPagesPerChunk) {
@@ -360,7 +480,7 @@ bool Agent::RunMove(const wire::Move& move) {
     size_t moved = 0;
     int error = MovePages(move.target + page * kPageBytes, move.source + page * kPageBytes,
                           end - page, &moved);
-    for (size_t i = 0; i < moved; ++i) report.done.Add(page + i);
+    for (size_t i = 0; i < moved; ++i) report->done.Add(page + i);
     page += moved;
     if (moved > 0) retries = 0;
     if (page < end && moved == 0) {
@@ -368,30 +488,37 @@ bool Agent::RunMove(const wire::Move& move) {
         if (++retries < kMoveRetries) continue;
         break;  // the layout is changing: another time
       }
-      if (error == EBUSY)
-        ++report.busy;
-      else if (error == EINVAL)
-        ++report.invalid;
-      else if (error == ENOENT)
-        ++report.absent;
-      else {
-        ++report.other;
-        report.last_errno = error;
+      if (error == EBUSY) {
+        ++report->busy;
+      } else if (error == EINVAL) {
+        ++report->invalid;
+      } else if (error == ENOENT) {
+        ++report->absent;
+      } else if (error == EEXIST) {
+        ++report->exists;
+      } else {
+        ++report->other;
+        report->last_errno = error;
       }
       retries = 0;
       ++page;  // judged alone; the rest of the run is tried again
     }
     if (page >= end || !move.pages.Has(page)) page = move.pages.Next(page, true);
   }
-  return Send(&report, sizeof report);
 }
 
 void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::Report* report) {
   size_t page = pages.Next(0, true);
   while (page < kPagesPerChunk) {
     size_t end = pages.Next(page, false);
-    long result = Syscall(SYS_madvise, static_cast<long>(start + page * kPageBytes),
-                          static_cast<long>((end - page) * kPageBytes), advice);
+    long at = static_cast<long>(start + page * kPageBytes);
+    long bytes = static_cast<long>((end - page) * kPageBytes);
+    long result = Syscall(SYS_madvise, at, bytes, advice);
+    if (result == -EINVAL && staging_.Contains(start)) {
+      // The program has locked all its memory (mlockall), and ours with it.
+      Syscall(SYS_munlock, static_cast<long>(staging_.start), static_cast<long>(staging_.bytes()));
+      result = Syscall(SYS_madvise, at, bytes, advice);
+    }
     if (result == 0) {
       for (size_t i = page; i < end; ++i) report->done.Add(i);
     } else {
@@ -408,6 +535,7 @@ bool Agent::RunDiscard(const wire::Discard& discard) {
   wire::Report report{};
   report.header.sequence = discard.header.sequence;
   Advise(discard.slab, discard.pages, MADV_DONTNEED, &report);
+  NoteSlots(discard.slab, report.done, false);
   return Send(&report, sizeof report);
 }
 
@@ -441,10 +569,11 @@ bool Agent::Send(const void* message, size_t message_bytes, int descriptor) {
 long Agent::Receive(void* buffer, int* descriptor) {
   // zmemd answers within milliseconds; one that does not for this long is treated as absent.
   constexpr int kAnswerTimeoutMs = 10'000;
-  pollfd readable{socket_, POLLIN, 0};
-  long ready = Syscall(SYS_poll, AsLong(&readable), 1, kAnswerTimeoutMs);
-  if (ready == 0) return -EAGAIN;
-  if (ready < 0) return ready;
+  int64_t until_ms = NowMs() + kAnswerTimeoutMs;
+  for (int64_t left_ms = kAnswerTimeoutMs; !Listen(left_ms); left_ms = until_ms - NowMs()) {
+    if (leaving_) return -ECANCELED;
+    if (left_ms <= 0) return -EAGAIN;
+  }
   iovec vector{buffer, wire::kMaxMessageBytes};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
   msghdr header{};
@@ -492,6 +621,7 @@ void Agent::EndProgram() {
 // touches none runs on.
 void Agent::WatchOrphan() {
   constexpr int64_t kPeriodMs = 100;
+  HearWishes();  // nobody can put pages back; who waits for it goes on without
   // Faults that zmemd had read but not answered go back to the queue, where the poll below sees
   // them (FACTS 2). The range is all of a program's address space.
   uffdio_range everything{};
@@ -510,7 +640,8 @@ void Agent::WatchOrphan() {
       Print(line);
       Syscall(SYS_kill, pid_, SIGKILL);
     }
-    SleepMs(kPeriodMs);
+    Sleep(kPeriodMs);
+    leaving_ = false;  // it cannot: it holds the last copy of the userfaultfd
   }
 }
 

@@ -1,7 +1,7 @@
 // The agent: one hidden thread in the managed program, the only place from which pages can be moved
 // (UFFDIO_MOVE) and dropped. It waits for zmemd's commands and carries them out.
-// It lives in a mapping of its own, has its own descriptor table, blocks all signals, and calls
-// nothing of libc: see raw_syscall.h. It must never allocate in the program's heap, never wait for
+// It lives in a mapping of its own, has its own descriptor table from its first descriptor on, blocks
+// all signals, and calls nothing of libc: see raw_syscall.h. It must never allocate in the program's heap, never wait for
 // a lock of the program's, and never let go of its userfaultfd while a page may be out: the last
 // close would turn evicted pages into zeros (FACTS 1).
 #pragma once
@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "libzmem/wire/messages.h"
+#include "preload/bell.h"
 
 namespace zmem {
 
@@ -28,17 +29,18 @@ inline constexpr uint64_t kDefaultMinResidentBytes = uint64_t{16} << 20;
 struct AgentState {
   AgentOptions options;
   AddressRange mapping;
+  Bell bell;
   // Wiped on fork, so that a child reads either zeros (nobody manages it) or what zmemd puts there.
   wire::Token* token_page;
 };
 
 inline constexpr size_t kAgentMappingBytes = 64 * 1024;
 
-// The thread's body; never returns. `state` is in its own mapping.
+// The thread's body; ends the thread, never returns. `state` is in its own mapping.
 [[noreturn]] void RunAgent(AgentState* state);
 
-// Starts a thread that runs RunAgent on the stack in `state`'s mapping, sharing everything with the
-// program but its descriptor table. Returns 0 or a negative errno. Async-signal-safe.
+// Starts a thread that runs RunAgent on the stack in `state`'s mapping, which no other thread uses.
+// Returns 0 or a negative errno. Async-signal-safe.
 int StartAgentThread(AgentState* state);
 
 }  // namespace zmem

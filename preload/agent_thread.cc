@@ -11,16 +11,18 @@
 namespace zmem {
 namespace {
 
-// CLONE_FILES is missing on purpose: the thread gets a descriptor table of its own. So are
-// CLONE_FS, with which the program could not enter another mount namespace, and CLONE_SETTLS: the
-// thread never uses thread-local storage.
-constexpr unsigned long kCloneFlags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+// The descriptor table is the program's until the agent needs one: copying it would cost a program
+// that ends or executes another at once. CLONE_FS is missing, with which the program could not enter
+// another mount namespace, and so is CLONE_SETTLS: the thread never uses thread-local storage.
+constexpr unsigned long kCloneFlags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                                      CLONE_FILES | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
 
 // Calls clone, and in the new thread RunAgent(state) on `stack_top`, whose stack holds no return
 // address to come back to.
 long CloneInto(void* stack_top, AgentState* state) {
   long result;
-  register long r10 asm("r10") = 0;
+  std::atomic<uint32_t>* tid = &state->bell.agent_tid;
+  register std::atomic<uint32_t>* r10 asm("r10") = tid;
   register long r8 asm("r8") = 0;
   register AgentState* kept asm("r12") = state;
   register auto body asm("r13") = &RunAgent;
@@ -34,7 +36,7 @@ long CloneInto(void* stack_top, AgentState* state) {
       "hlt\n"
       "1:"
       : "=a"(result)
-      : "a"(SYS_clone), "D"(kCloneFlags), "S"(stack_top), "d"(0), "r"(r10), "r"(r8), "r"(kept),
+      : "a"(SYS_clone), "D"(kCloneFlags), "S"(stack_top), "d"(tid), "r"(r10), "r"(r8), "r"(kept),
         "r"(body)
       : "rcx", "r11", "memory");
   return result;

@@ -42,13 +42,17 @@ constexpr sock_filter kFilter[] = {
     ALLOW_CALL(SYS_connect),      // to zmemd
     ALLOW_CALL(SYS_pidfd_getfd),  // the program's stderr, for a last message
     ALLOW_CALL(SYS_write),
+    ALLOW_CALL(SYS_read),   // of its bell
+    ALLOW_CALL(SYS_futex),  // who rang it
     ALLOW_CALL(SYS_munmap),
+    ALLOW_CALL(SYS_munlock),
     ALLOW_CALL(SYS_exit),
     ALLOW_CALL(SYS_exit_group),
     ALLOW_CALL(SYS_gettid),
     ALLOW_CALL(SYS_kill),  // this process, when zmemd died and it waits in vain
     ALLOW_CALL_IF(SYS_socket, 0, AF_UNIX),
-    ALLOW_CALL_IF(SYS_mmap, 2, PROT_READ | PROT_WRITE),
+    ALLOW_CALL_IF(SYS_mmap, 2, PROT_NONE),
+    ALLOW_CALL_IF(SYS_mprotect, 2, PROT_READ | PROT_WRITE),
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 1, 0),
     DENY,
     LOAD(args[1]),

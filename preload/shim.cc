@@ -1,6 +1,6 @@
 // libzmem.so's way into a program: a constructor that reads the environment and starts the agent,
-// and a fork hook that starts one in the child. It registers nothing, wraps nothing, exports
-// nothing, and never fails a program that did not ask for it (ZMEM_REQUIRED=1).
+// and a fork hook that starts one in the child. It registers nothing, wraps only what no program
+// calls often (step_aside.h), and never fails a program that did not ask for it (ZMEM_REQUIRED=1).
 
 #include <errno.h>
 #include <pthread.h>
@@ -16,16 +16,15 @@
 #include <new>
 
 #include "preload/agent.h"
+#include "preload/core_dump.h"
 #include "preload/line.h"
+#include "preload/step_aside.h"
 
 namespace zmem {
 namespace {
 
 constexpr char kDefaultSocket[] = "/run/zmem/zmemd.sock";
 constexpr int kUnavailable = 69;  // EX_UNAVAILABLE of sysexits.h
-
-// The agent's mapping, of this process or (before the fork hook ran) its parent's.
-AgentState* g_agent = nullptr;
 
 bool IsOn(const char* name) {
   const char* value = getenv(name);
@@ -135,9 +134,21 @@ AgentState* MapAgent() {
 // Under somebody's seccomp filter the agent's system calls could end the program.
 bool IsSandboxed() { return prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0; }
 
+// Pages in the staging area would be missing in a child, which has none.
+void BeforeFork() {
+  // What cannot be had in this time, because zmemd is busy or gone, zmemd copies after the fork.
+  constexpr int64_t kPatienceMs = 100;
+  Bell& bell = g_agent->bell;
+  bell.forks.fetch_add(1);
+  if (bell.staged.load()) Ask(bell, wire::Wish::kSettle, kPatienceMs);
+}
+
+void AfterForkInParent() { g_agent->bell.forks.fetch_sub(1); }
+
 // A child of fork has the agent's mapping but not its thread.
-void StartAgentInChild() {
-  if (g_agent != nullptr && !IsSandboxed()) StartAgentThread(g_agent);
+void AfterForkInChild() {
+  new (&g_agent->bell) Bell();
+  if (!g_sandboxed) StartAgentThread(g_agent);
 }
 
 __attribute__((constructor)) void Start() {
@@ -147,11 +158,13 @@ __attribute__((constructor)) void Start() {
   int saved_errno = errno;
   if (AgentState* state = MapAgent()) {
     new (&state->options) AgentOptions();
+    new (&state->bell) Bell();
     ReadEnvironment(&state->options);
     if (state->options.required) RequireDaemon(state->options);
     if (StartAgentThread(state) == 0) {
       g_agent = state;
-      pthread_atfork(nullptr, nullptr, StartAgentInChild);
+      pthread_atfork(BeforeFork, AfterForkInParent, AfterForkInChild);
+      if (IsOn("ZMEM_CORE_DUMPS")) CatchCoreDumps();
     } else if (state->options.required) {
       _exit(kUnavailable);
     }

@@ -20,7 +20,8 @@ struct CommandInfo {
 constexpr CommandInfo kCommands[] = {
     {ControlCommand::kStatus, "status", false}, {ControlCommand::kPs, "ps", false},
     {ControlCommand::kShow, "show", true},      {ControlCommand::kEvict, "evict", true},
-    {ControlCommand::kDrain, "drain", true},    {ControlCommand::kVersion, "version", false},
+    {ControlCommand::kDrain, "drain", true},    {ControlCommand::kThaw, "thaw", true},
+    {ControlCommand::kFreeze, "freeze", true},  {ControlCommand::kVersion, "version", false},
 };
 
 const CommandInfo& InfoOf(ControlCommand command) {

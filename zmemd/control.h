@@ -40,6 +40,8 @@ enum class ControlCommand {
   kShow,     // one process; takes a pid
   kEvict,    // take out everything that may be taken; takes a pid
   kDrain,    // put everything back and stop managing; takes a pid
+  kThaw,     // put everything back and take nothing out until kFreeze; takes a pid
+  kFreeze,   // take pages out again; takes a pid
   kVersion,  // of the daemon and its protocol
 };
 

@@ -288,6 +288,14 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
           {"staged_pages", now["staged_pages"]},    {"resident_bytes", now["resident_bytes"]},
           {"skipped_pages", result->skipped_pages}, {"pool_full", result->pool_full}};
     }
+    case ControlCommand::kThaw: {
+      absl::StatusOr<uint64_t> restored = (*session)->Thaw(report);
+      if (!restored.ok()) return restored.status();
+      return nlohmann::json{{"restored_pages", *restored}};
+    }
+    case ControlCommand::kFreeze:
+      (*session)->Freeze();
+      return nlohmann::json::object();
     case ControlCommand::kDrain:
       return nlohmann::json{{"restored_pages", (*session)->DrainAndWait(report)}};
     default:

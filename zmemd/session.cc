@@ -134,20 +134,25 @@ void Session::ServeAgent(wire::Channel& channel) {
     int64_t wait_ns = std::max<int64_t>(reclaimer.next_tick_ns() - clock_.now_ns(), 0);
     pollfd fds[2] = {{channel.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
     constexpr int kSilentAgentMs = 250;
+    constexpr int kThawingMs = 2;
     int wait_ms = static_cast<int>(std::min<int64_t>(wait_ns / 1'000'000 + 1, 60'000));
+    if (thaw_wanted_.load()) wait_ms = thawed_.load() ? -1 : kThawingMs;
     sys::Poll(fds, 2, agent.idle() ? wait_ms : kSilentAgentMs);
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
     if (fds[0].revents != 0) {
-      // Either a late answer, or the agent's end: it says nothing that it was not asked.
-      agent_left = agent.idle() || absl::IsUnavailable(agent.AwaitIdle());
+      // A request, a late answer, or the agent's end.
+      agent_left = absl::IsUnavailable(agent.idle() ? agent.TakeRequests() : agent.AwaitIdle());
       if (agent_left) break;
     }
     if (drain_requested_.load(std::memory_order_acquire)) break;
-    RunEvictJob(reclaimer);
     // A program that is stopped does not answer; it is waited for, its pages are served meanwhile.
-    agent_left = agent.idle() && absl::IsUnavailable(reclaimer.Tick());
+    agent_left = agent.idle() && absl::IsUnavailable(Reclaim(agent, reclaimer));
     if (agent_left) break;
+    if (agent.Asked(wire::Wish::kLeave)) {
+      leave_alone_.store(true, std::memory_order_release);
+      break;
+    }
   }
   if (agent_left) SetHasAgent(false);
   FinishJob(absl::NotFoundError("the process ended, or is being drained"));
@@ -162,6 +167,64 @@ void Session::ServeAgent(wire::Channel& channel) {
     }
   }
   End();
+}
+
+absl::Status Session::Reclaim(ChannelAgentLink& agent, Reclaimer& reclaimer) {
+  if (agent.Asked(wire::Wish::kThaw)) thaw_wanted_.store(true);
+  if (thaw_wanted_.load() || thawing_.load()) {
+    if (absl::Status status = reclaimer.SettleForFork(); !status.ok()) return status;
+    return TurnThaw(agent, reclaimer);
+  }
+  RunEvictJob(reclaimer);
+  return reclaimer.Tick();
+}
+
+absl::Status Session::TurnThaw(ChannelAgentLink& agent, Reclaimer& reclaimer) {
+  FinishJob(absl::FailedPreconditionError(absl::StrCat(
+      "PID ", pid(), " is thawed; let go of it with zmemctl freeze ", pid(), " first")));
+  if (!thaw_wanted_.load()) {
+    faults_->EndDrain();
+    thawing_.store(false);
+    thawed_.store(false);
+    return absl::OkStatus();
+  }
+  if (!thawing_.exchange(true)) {
+    if (absl::Status status = reclaimer.ReturnStaged(); !status.ok()) return status;
+    faults_->RequestDrain();
+  }
+  if (!faults_->drained()) return absl::OkStatus();
+  thawed_.store(true);
+  if (agent.Asked(wire::Wish::kThaw)) agent.Grant(wire::Wish::kThaw);
+  MutexLock lock(mutex_);
+  changed_.notify_all();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> Session::Thaw(const Reclaimer::ProgressFn& progress) {
+  uint64_t total = pages_out();
+  thaw_wanted_.store(true);
+  eventfd_write(wake_fd_.get(), 1);
+  while (!thawed_.load()) {
+    if (ended()) return absl::NotFoundError(absl::StrCat("PID ", pid(), " has ended"));
+    if (!has_agent_.load() || drain_requested_.load()) {
+      return absl::UnavailableError(absl::StrCat("PID ", pid(), " has no agent now"));
+    }
+    if (!thaw_wanted_.load()) {
+      return absl::AbortedError(absl::StrCat("PID ", pid(), " was frozen before it was thawed"));
+    }
+    {
+      MutexLock lock(mutex_);
+      if (!thawed_.load()) changed_.wait_for(mutex_, kProgressPeriod);
+    }
+    uint64_t left = pages_out();
+    progress(total - std::min(left, total), total);
+  }
+  return total;
+}
+
+void Session::Freeze() {
+  thaw_wanted_.store(false);
+  eventfd_write(wake_fd_.get(), 1);
 }
 
 void Session::AwaitDrain() {
@@ -255,6 +318,7 @@ uint64_t Session::pages_out() const {
 
 const char* Session::state() const {
   if (drain_requested_.load(std::memory_order_acquire)) return "draining";
+  if (thaw_wanted_.load()) return thawed_.load() ? "thawed" : "thawing";
   return has_agent_.load(std::memory_order_acquire) ? "attached" : "forked";
 }
 

@@ -70,11 +70,18 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   void ServeAgent(wire::Channel& channel);
 
   // Takes everything out that may be taken. Waits for it; calls `progress` from this thread.
-  // Errors: NotFound when the session ends first, Unavailable without an agent or while draining.
+  // Errors: NotFound when the session ends first, Unavailable without an agent or while draining,
+  // FailedPrecondition while it is thawed.
   absl::StatusOr<Reclaimer::EvictResult> EvictAll(const Reclaimer::ProgressFn& progress);
   // Puts everything back and ends the session for good: the agent does not come again. Returns the
   // pages put back.
   uint64_t DrainAndWait(const Reclaimer::ProgressFn& progress);
+  // Puts everything back and takes nothing out any more until Freeze; the session goes on. Returns
+  // the pages put back. For debuggers, which cannot read what is out (FACTS 19).
+  // Errors: NotFound when the session ends first, Unavailable without an agent or while draining.
+  absl::StatusOr<uint64_t> Thaw(const Reclaimer::ProgressFn& progress);
+  // The reverse. Returns at once.
+  void Freeze();
   // Begins what DrainAndWait waits for.
   void RequestDrain();
 
@@ -110,9 +117,13 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock,
           const Reclaimer::Options& options);
   void RunEvictJob(Reclaimer& reclaimer);
+  // One turn of the reclaimer's loop. Errors: as Reclaimer::Tick.
+  absl::Status Reclaim(ChannelAgentLink& agent, Reclaimer& reclaimer);
+  // Brings the session nearer to being thawed, or back, as was asked for.
+  absl::Status TurnThaw(ChannelAgentLink& agent, Reclaimer& reclaimer);
   void FinishJob(absl::StatusOr<Reclaimer::EvictResult> result);
-  // Waits until the fault thread has put every page back or the process is gone.
   void SetHasAgent(bool has_agent);
+  // Waits until the fault thread has put every page back or the process is gone.
   void AwaitDrain();
   void End();
   const char* state() const;
@@ -128,6 +139,9 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   std::atomic<bool> drain_requested_{false};
   std::atomic<bool> claimed_{false};
   std::atomic<bool> leave_alone_{false};
+  std::atomic<bool> thaw_wanted_{false};
+  std::atomic<bool> thawing_{false};  // the fault thread was asked to put everything back for it
+  std::atomic<bool> thawed_{false};
   std::atomic<bool> has_agent_{false};
   std::atomic<bool> ended_{false};
 

@@ -282,6 +282,13 @@ std::string RenderDrained(pid_t pid, const json& result) {
                       " put back; it is no longer managed\n");
 }
 
+std::string RenderThawed(pid_t pid, const json& result) {
+  return absl::StrCat(pid, ": ", PagesAndBytes(CountAt(result, "restored_pages")),
+                      " put back; nothing is taken out until zmemctl freeze ", pid, "\n");
+}
+
+std::string RenderFrozen(pid_t pid) { return absl::StrCat(pid, ": pages are taken out again\n"); }
+
 std::string RenderVersion(const json& version) {
   return absl::StrCat("zmemd ", Printable(StringAt(version, "version", "of unknown version")),
                       ", protocol ", IntegerAt(version, "protocol", 0), "\n");

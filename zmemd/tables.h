@@ -48,6 +48,8 @@ std::string RenderProcesses(const nlohmann::json& processes);
 std::string RenderProcess(const nlohmann::json& process);
 std::string RenderEvicted(pid_t pid, const nlohmann::json& result);
 std::string RenderDrained(pid_t pid, const nlohmann::json& result);
+std::string RenderThawed(pid_t pid, const nlohmann::json& result);
+std::string RenderFrozen(pid_t pid);
 std::string RenderVersion(const nlohmann::json& version);
 
 }  // namespace zmem

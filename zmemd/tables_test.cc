@@ -131,6 +131,9 @@ TEST(RenderResults, AreOneLine) {
             "12.00 MiB resident\n");
   EXPECT_EQ(RenderDrained(7, {{"restored_pages", 1}}),
             "7: 1 page (4.00 KiB) put back; it is no longer managed\n");
+  EXPECT_EQ(RenderThawed(7, {{"restored_pages", 2}}),
+            "7: 2 pages (8.00 KiB) put back; nothing is taken out until zmemctl freeze 7\n");
+  EXPECT_EQ(RenderFrozen(7), "7: pages are taken out again\n");
   EXPECT_EQ(RenderVersion({{"version", "0.1"}, {"protocol", 1}}), "zmemd 0.1, protocol 1\n");
 }
 
@@ -148,7 +151,8 @@ TEST(Render, SurvivesAnswersOfAnyShape) {
   for (const json& answer : odd) {
     for (const std::string& text :
          {RenderStatus(answer), RenderProcesses(answer), RenderProcess(answer),
-          RenderEvicted(1, answer), RenderDrained(1, answer), RenderVersion(answer)}) {
+          RenderEvicted(1, answer), RenderDrained(1, answer), RenderThawed(1, answer),
+          RenderVersion(answer)}) {
       EXPECT_EQ(text.back(), '\n') << answer;
     }
   }

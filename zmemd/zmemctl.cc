@@ -30,6 +30,8 @@ constexpr char kFooter[] =
     "  zmemctl ps --json | jq '.[].pid' the same for programs\n"
     "  zmemctl evict $(pidof myserver)  take out everything that may be taken, now\n"
     "  zmemctl drain 1234               put everything back and stop managing it\n"
+    "  zmemctl thaw 1234                put everything back for a debugger or a dump, until\n"
+    "  zmemctl freeze 1234              lets pages be taken out again\n"
     "\nSizes: K, M, G are powers of 1024. RATIO is DATA (bytes taken out) over TOTAL (bytes "
     "held).\n"
     "\nExit codes: 0 done, 1 failed, 2 usage, 3 unknown or unmanaged PID, 4 no permission,\n"
@@ -77,6 +79,9 @@ void Define(CLI::App& app, Options& options) {
   AddCommand(app, options, ControlCommand::kShow, "Show all about process PID");
   AddCommand(app, options, ControlCommand::kEvict, "Take out all of PID that may be taken, now");
   AddCommand(app, options, ControlCommand::kDrain, "Put everything back and stop managing PID");
+  AddCommand(app, options, ControlCommand::kThaw,
+             "Put everything back and take nothing out of PID");
+  AddCommand(app, options, ControlCommand::kFreeze, "Take pages out of PID again, after thaw");
   AddCommand(app, options, ControlCommand::kVersion, "Show the daemon's version");
 }
 
@@ -116,6 +121,10 @@ std::string Render(const ControlRequest& request, const json& answer) {
       return RenderEvicted(request.pid, answer);
     case ControlCommand::kDrain:
       return RenderDrained(request.pid, answer);
+    case ControlCommand::kThaw:
+      return RenderThawed(request.pid, answer);
+    case ControlCommand::kFreeze:
+      return RenderFrozen(request.pid);
     case ControlCommand::kVersion:
       return RenderVersion(answer);
   }

@@ -50,6 +50,11 @@ void FaultHandler::RequestDrain() {
   eventfd_write(wake_fd_.get(), 1);
 }
 
+void FaultHandler::EndDrain() {
+  draining_.store(false, std::memory_order_release);
+  drained_.store(false, std::memory_order_release);
+}
+
 int FaultHandler::PollTimeoutMs() const {
   bool work = pending_count_ > 0 || process_->arrivals_pending ||
               (draining_.load(std::memory_order_acquire) && !drained());
@@ -104,6 +109,7 @@ void FaultHandler::ServeMessages() {
 void FaultHandler::ApplyEvent(const uffd_msg& message) {
   switch (message.event) {
     case UFFD_EVENT_FORK:
+      process_->last_fork_ns.store(clock_.now_ns(), std::memory_order_relaxed);
       observer_.OnFork(events_.OnFork(UniqueFd(static_cast<int>(message.arg.fork.ufd))));
       return;
     case UFFD_EVENT_REMAP:
@@ -284,7 +290,8 @@ void FaultHandler::DrainSlice() {
   }
   std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
   if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kLost) {
-    restorer_.Poison(*chunk, page);  // once nobody serves it, it would read as zeros
+    // Once nobody serves it, it would read as zeros.
+    if (restorer_.Poison(*chunk, page) == FillResult::kPresent) DropPresent(page);
     return;
   }
   size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);

@@ -48,7 +48,9 @@ class FaultHandler {
   // Puts every page back that is out, between faults; nobody must take pages out meanwhile.
   // Thread-safe.
   void RequestDrain();
-  // Every page is back. Stays true once it is. Thread-safe.
+  // Lets pages be taken out again. Thread-safe, but not beside RequestDrain.
+  void EndDrain();
+  // Every page is back. Stays true until EndDrain. Thread-safe.
   bool drained() const { return drained_.load(std::memory_order_acquire); }
 
  private:

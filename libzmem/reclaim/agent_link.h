@@ -1,7 +1,9 @@
-// The reclaimer's commands to the agent, one at a time, each answered by a Report.
+// The reclaimer's commands to the agent, one at a time, each answered by a Report, and what the
+// program asks for through the agent.
 // Belongs to the reclaimer's thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <utility>
 
@@ -27,6 +29,11 @@ class AgentLink {
   // Waits for the answer to a command that was given up. OK at once if there is none.
   // Errors: as above.
   virtual absl::Status AwaitIdle() = 0;
+
+  // Whether a thread of the program waits for `wish` to be granted. Never waits.
+  virtual bool Asked(wire::Wish wish) = 0;
+  // Lets it go on.
+  virtual void Grant(wire::Wish wish) = 0;
 };
 
 class ChannelAgentLink final : public AgentLink {
@@ -41,7 +48,28 @@ class ChannelAgentLink final : public AgentLink {
     wire::Report ignored;
     return idle_ ? absl::OkStatus() : Receive(ignored);
   }
-  // No answer is outstanding: whatever the agent sends now was not asked.
+  bool Asked(wire::Wish wish) override {
+    // What cannot be read now is left to the next command, which says it better.
+    if (idle_) TakeRequests().IgnoreError();
+    return asked_[static_cast<size_t>(wish)];
+  }
+  void Grant(wire::Wish wish) override {
+    asked_[static_cast<size_t>(wish)] = false;
+    wire::Granted granted{};
+    granted.wish = wish;
+    channel_.Send(granted).IgnoreError();  // one that is gone is noticed by the next command
+  }
+  // Takes in what the agent has sent unasked, without waiting.
+  // Errors: Unavailable at the agent's end, or if it sends what makes no sense.
+  absl::Status TakeRequests() {
+    for (;;) {
+      wire::Request request{};
+      absl::Status got = channel_.Receive(request, 0);
+      if (absl::IsDeadlineExceeded(got)) return absl::OkStatus();
+      if (!got.ok() || !Note(request)) return absl::UnavailableError("the agent is gone");
+    }
+  }
+  // No answer is outstanding: what the agent sends now is a request, or its end.
   bool idle() const { return idle_; }
 
  private:
@@ -55,24 +83,37 @@ class ChannelAgentLink final : public AgentLink {
     command.header.sequence = ++sequence_;
     if (absl::Status sent = channel_.Send(command); !sent.ok()) return sent;
     idle_ = false;
-    wire::Report report;
+    wire::Report report{};
     if (absl::Status got = Receive(report); !got.ok()) return got;
     return report;
   }
 
   absl::Status Receive(wire::Report& report) {
-    absl::Status got = channel_.Receive(report, kAnswerTimeoutMs);
-    if (absl::IsDeadlineExceeded(got)) return got;
-    if (got.ok() && report.header.sequence == sequence_) {
-      idle_ = true;
-      return got;
+    for (;;) {
+      wire::Request request{};
+      bool is_request = false;
+      absl::Status got = channel_.ReceiveEither(report, request, &is_request, kAnswerTimeoutMs);
+      if (absl::IsDeadlineExceeded(got)) return got;
+      if (got.ok() && is_request && Note(request)) continue;
+      if (got.ok() && !is_request && report.header.sequence == sequence_) {
+        idle_ = true;
+        return got;
+      }
+      return absl::UnavailableError("the agent is gone, or answers what was not asked");
     }
-    return absl::UnavailableError("the agent is gone, or answers what was not asked");
+  }
+
+  bool Note(const wire::Request& request) {
+    size_t wish = static_cast<size_t>(request.wish);
+    if (wish >= wire::kWishes) return false;
+    asked_[wish] = true;
+    return true;
   }
 
   wire::Channel& channel_;
   uint32_t sequence_ = 0;
   bool idle_ = true;
+  std::array<bool, wire::kWishes> asked_{};
 };
 
 }  // namespace zmem

@@ -23,6 +23,7 @@ constexpr uint64_t kSurveyChunks = 512;
 
 Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, const Options& options)
     : process_(process),
+      agent_(agent),
       clock_(clock),
       options_(options),
       isolator_(process, agent),
@@ -38,6 +39,7 @@ int64_t Reclaimer::next_tick_ns() const {
 }
 
 absl::Status Reclaimer::Tick() {
+  if (absl::Status status = SettleForFork(); !status.ok()) return status;
   int64_t now_ns = clock_.now_ns();
   if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
   if (now_ns >= next_scan_ns_) {
@@ -142,7 +144,8 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
 }
 
 absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
-  while (!cold_chunks_.empty() && !pool_full_) {
+  while (!cold_chunks_.empty() && !pool_full_ && !Interrupted()) {
+    if (absl::Status status = SettleForFork(); !status.ok()) return status;
     size_t slab = TakeSlab();
     if (slab == kNoSlab) return absl::OkStatus();
     Candidate candidate = cold_chunks_.back();
@@ -164,6 +167,8 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
       continue;
     }
     slabs_[slab] = {true, candidate.chunk_number, *moved, now_ns, left};
+    if (!Forking(now_ns)) continue;
+    if (absl::Status status = StoreSlab(slab, &pool_full_); !status.ok()) return status;
   }
   cold_chunks_.clear();
   return absl::OkStatus();
@@ -202,8 +207,35 @@ wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
   return staged;
 }
 
+absl::Status Reclaimer::ReturnStaged() {
+  for (size_t slab = 0; slab < process_.slabs(); ++slab) {
+    if (!slabs_[slab].used) continue;
+    if (absl::Status status = ReturnSlab(slab); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::SettleForFork() {
+  if (!agent_.Asked(wire::Wish::kSettle)) return absl::OkStatus();
+  process_.last_fork_ns.store(clock_.now_ns(), std::memory_order_relaxed);
+  absl::Status status = ReturnStaged();
+  agent_.Grant(wire::Wish::kSettle);
+  return status;
+}
+
+bool Reclaimer::Interrupted() {
+  return agent_.Asked(wire::Wish::kThaw) || agent_.Asked(wire::Wish::kLeave);
+}
+
+bool Reclaimer::Forking(int64_t now_ns) const {
+  int64_t last_fork_ns = process_.last_fork_ns.load(std::memory_order_relaxed);
+  return last_fork_ns != 0 && now_ns - last_fork_ns < kForkingNs;
+}
+
 absl::Status Reclaimer::SettleProbations(int64_t now_ns) {
   for (size_t slab = 0; slab < process_.slabs(); ++slab) {
+    if (!slabs_[slab].used) continue;
+    if (absl::Status status = SettleForFork(); !status.ok()) return status;
     if (!slabs_[slab].used) continue;
     uint64_t chunk_number = slabs_[slab].chunk_number;
     std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
@@ -214,7 +246,7 @@ absl::Status Reclaimer::SettleProbations(int64_t now_ns) {
     if (chunk != nullptr && wanted_back > std::max(taken / kHotDivisor, kHotAtLeast)) {
       scanner_.OnHot(chunk_number, now_ns);
       status = ReturnSlab(slab);
-    } else if (now_ns - slabs_[slab].staged_ns >= options_.probation_ns) {
+    } else if (Forking(now_ns) || now_ns - slabs_[slab].staged_ns >= options_.probation_ns) {
       if (wanted_back == 0) scanner_.OnCold(chunk_number);
       status = StoreSlab(slab, &pool_full_);
     }
@@ -346,7 +378,9 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   for (const Candidate& candidate : survey->chunks) total += candidate.present.count();
   size_t slab = TakeSlab();
   for (const Candidate& candidate : survey->chunks) {
-    if (cancel.load(std::memory_order_acquire) || result.pool_full || slab == kNoSlab) break;
+    if (cancel.load(std::memory_order_acquire) || Interrupted()) break;
+    if (result.pool_full || slab == kNoSlab) break;
+    if (absl::Status status = SettleForFork(); !status.ok()) return status;
     size_t present = candidate.present.count();
     absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.present, slab);
     if (!moved.ok()) return moved.status();

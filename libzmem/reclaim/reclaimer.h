@@ -42,11 +42,16 @@ class Reclaimer {
   // Errors, also of EvictAll: Unavailable when the process or its agent is gone; DeadlineExceeded
   // when the agent does not answer, because the program is stopped: try again.
   absl::Status Tick();
-  // When Tick has something to do next, by the clock given.
+  // When Tick has something to do next, by the clock given; sooner if the agent asks for something.
   int64_t next_tick_ns() const;
+  // If a thread of the program is about to fork: empties the staging area, and lets it. Tick does
+  // it too. Errors: as Tick.
+  absl::Status SettleForFork();
+  // Moves everything back that is in the staging area, as far as the kernel lets it.
+  absl::Status ReturnStaged();
 
   // Takes out everything that may be taken, whatever its age. Stops early, without an error, when
-  // the pool is full or `cancel` becomes true.
+  // the pool is full, `cancel` becomes true, or the program asks for its pages.
   absl::StatusOr<EvictResult> EvictAll(const std::atomic<bool>& cancel, const ProgressFn& progress);
 
  private:
@@ -79,6 +84,10 @@ class Reclaimer {
   // and frees the slab. `pool_full` becomes true if the pool refused a page.
   absl::Status StoreSlab(size_t slab, bool* pool_full);
   absl::Status ReturnSlab(size_t slab);
+  // Whether the program has forked lately.
+  bool Forking(int64_t now_ns) const;
+  // Whether the program waits for something that ends what is going on here.
+  bool Interrupted();
   // Takes what lies around control blocks of threads, also of new ones, out of `pages`.
   absl::Status LeaveControlBlocks(uint64_t chunk_number, wire::PageSet* pages);
   // A slot that cannot be read is empty: its page is back in the program.
@@ -98,12 +107,16 @@ class Reclaimer {
   static constexpr size_t kNoSlab = ~size_t{0};
   // Pages read from staging in one system call.
   static constexpr size_t kReadPages = 64;
+  // For how long after a fork pages are stored without probation: a program that forks again and
+  // again would have them back in memory each time.
+  static constexpr int64_t kForkingNs = 10'000'000'000;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
   // How long control blocks found are good for.
   static constexpr int64_t kControlBlocksAgeNs = 10'000'000;
 
   Process& process_;
+  AgentLink& agent_;
   const Clock& clock_;
   const Options options_;
   Isolator isolator_;

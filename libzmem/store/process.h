@@ -116,6 +116,9 @@ class Process {
   // who holds the gate.
   bool arrivals_pending = false;
 
+  // When the program forked last, or was about to, by Clock; 0 never.
+  std::atomic<int64_t> last_fork_ns{0};
+
   // The address space is gone: nothing is served or taken any more.
   std::atomic<bool> gone{false};
 

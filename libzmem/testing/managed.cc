@@ -76,6 +76,8 @@ absl::StatusOr<wire::Report> SelfAgent::Move(wire::Move command) {
       ++report.invalid;
     } else if (error == ENOENT) {
       ++report.absent;
+    } else if (error == EEXIST) {
+      ++report.exists;
     } else {
       ++report.other;
       report.last_errno = error;

@@ -2,6 +2,7 @@
 // an agent that moves its pages.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -67,7 +68,11 @@ class SelfAgent final : public AgentLink {
   absl::StatusOr<wire::Report> Discard(wire::Discard command) override;
   absl::StatusOr<wire::Report> Populate(wire::Populate command) override;
   absl::Status AwaitIdle() override { return absl::OkStatus(); }
+  bool Asked(wire::Wish wish) override { return asked[static_cast<size_t>(wish)]; }
+  void Grant(wire::Wish wish) override { asked[static_cast<size_t>(wish)] = false; }
 
+  // What the program waits for.
+  std::array<std::atomic<bool>, wire::kWishes> asked{};
   // Called before a command's first page moves, under the gate.
   std::function<void()> before_move;
   // Pages moved after which the agent is gone; its command is then left half done.

@@ -60,15 +60,13 @@ absl::Status Channel::SendBytes(const void* message, size_t message_bytes, int d
   }
 }
 
-absl::Status Channel::ReceiveBytes(void* message, size_t message_bytes, MessageType type,
-                                   int timeout_ms, UniqueFd* descriptor) {
+absl::Status Channel::ReceivePacket(Packet& packet, int timeout_ms, UniqueFd* descriptor) {
   pollfd readable{socket_.get(), POLLIN, 0};
   int ready = sys::Poll(&readable, 1, timeout_ms);
   if (ready < 0) return sys::ErrnoStatus(-ready, "cannot wait for the agent");
   if (ready == 0) return absl::DeadlineExceededError("the agent did not answer in time");
 
-  alignas(Header) std::byte buffer[kMaxMessageBytes];
-  iovec vector{buffer, sizeof buffer};
+  iovec vector{packet.bytes, sizeof packet.bytes};
   alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
   msghdr header{};
   header.msg_iov = &vector;
@@ -82,24 +80,27 @@ absl::Status Channel::ReceiveBytes(void* message, size_t message_bytes, MessageT
   TakeDescriptors(header, &received);
   if (got == 0) return absl::UnavailableError("the agent is gone");
 
-  Header head{.type = type, .message_bytes = 0};
-  if (static_cast<size_t>(got) < sizeof head) {
+  Header head{.type = MessageType::kHello, .message_bytes = 0};
+  packet.size = static_cast<size_t>(got);
+  if (packet.size < sizeof head) {
     return absl::InvalidArgumentError("the agent sent a message without a header");
   }
-  std::memcpy(&head, buffer, sizeof head);
+  std::memcpy(&head, packet.bytes, sizeof head);
   if (head.magic != kMagic) return absl::InvalidArgumentError("the agent sent something else");
   peer_version_ = head.version;
   if (head.version != kVersion) {
     return absl::FailedPreconditionError(absl::StrCat("the library speaks protocol ", head.version,
                                                       ", this zmemd speaks ", kVersion));
   }
-  if (head.type != type || static_cast<size_t>(got) != message_bytes ||
-      head.message_bytes != message_bytes || (header.msg_flags & MSG_TRUNC) != 0) {
-    return absl::InvalidArgumentError("the agent sent a message out of order or of a wrong size");
+  if (head.message_bytes != packet.size || (header.msg_flags & MSG_TRUNC) != 0) {
+    return absl::InvalidArgumentError("the agent sent a message of a wrong size");
   }
-  std::memcpy(message, buffer, message_bytes);
   if (descriptor != nullptr) *descriptor = std::move(received);
   return absl::OkStatus();
+}
+
+absl::Status Channel::OutOfOrder() {
+  return absl::InvalidArgumentError("the agent sent a message out of order");
 }
 
 }  // namespace zmem::wire

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstring>
 
 #include "absl/status/status.h"
 #include "libzmem/base/sys.h"
@@ -32,7 +33,20 @@ class Channel {
   // another protocol version (see peer_version), InvalidArgument for anything malformed.
   template <typename Message>
   absl::Status Receive(Message& message, int timeout_ms, UniqueFd* descriptor = nullptr) {
-    return ReceiveBytes(&message, sizeof message, Message{}.header.type, timeout_ms, descriptor);
+    Packet packet;
+    absl::Status got = ReceivePacket(packet, timeout_ms, descriptor);
+    if (!got.ok()) return got;
+    return TakeOut(packet, message) ? absl::OkStatus() : OutOfOrder();
+  }
+
+  // The same for whichever of the two comes first; `*is_second` tells which.
+  template <typename First, typename Second>
+  absl::Status ReceiveEither(First& first, Second& second, bool* is_second, int timeout_ms) {
+    Packet packet;
+    absl::Status got = ReceivePacket(packet, timeout_ms, nullptr);
+    if (!got.ok()) return got;
+    *is_second = TakeOut(packet, second);
+    return *is_second || TakeOut(packet, first) ? absl::OkStatus() : OutOfOrder();
   }
 
   // The version in the last message whose magic was right; 0 before one came.
@@ -40,8 +54,22 @@ class Channel {
 
  private:
   absl::Status SendBytes(const void* message, size_t message_bytes, int descriptor);
-  absl::Status ReceiveBytes(void* message, size_t message_bytes, MessageType type, int timeout_ms,
-                            UniqueFd* descriptor);
+  // A whole message of our version, of whatever type.
+  struct Packet {
+    alignas(Header) std::byte bytes[kMaxMessageBytes];
+    size_t size = 0;
+  };
+  absl::Status ReceivePacket(Packet& packet, int timeout_ms, UniqueFd* descriptor);
+  // False if the packet is not a `Message`.
+  template <typename Message>
+  static bool TakeOut(const Packet& packet, Message& message) {
+    Header head{.type = MessageType::kHello, .message_bytes = 0};
+    std::memcpy(&head, packet.bytes, sizeof head);
+    if (head.type != Message{}.header.type || packet.size != sizeof message) return false;
+    std::memcpy(&message, packet.bytes, sizeof message);
+    return true;
+  }
+  static absl::Status OutOfOrder();
 
   UniqueFd socket_;
   uint16_t peer_version_ = 0;

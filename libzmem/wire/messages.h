@@ -10,6 +10,8 @@
 //     ◄─────────────────────────────── Attached
 //     ◄─────── Move / Discard / Populate       then, until either side ends:
 //     Report ──────────────────────────────►   one Report for each of them
+//     Request ─────────────────────────────►   at any time: what the program waits for
+//     ◄──────────────────────────────── Granted   in its own time
 //     ◄───────────────────────────────── Detach
 //
 // A forked child already has a userfaultfd, which zmemd holds: its Hello carries the token that its
@@ -25,7 +27,7 @@
 namespace zmem::wire {
 
 inline constexpr uint32_t kMagic = 0x4d454d5a;  // "ZMEM" in memory
-inline constexpr uint16_t kVersion = 1;
+inline constexpr uint16_t kVersion = 2;
 inline constexpr size_t kMaxMessageBytes = 1024;
 
 enum class MessageType : uint16_t {
@@ -39,6 +41,8 @@ enum class MessageType : uint16_t {
   kReport = 8,
   kDetach = 9,
   kPopulate = 10,
+  kRequest = 11,
+  kGranted = 12,
 };
 
 struct Header {
@@ -166,8 +170,29 @@ struct Report {
   uint32_t busy = 0;     // EBUSY: pinned, or shared after a fork
   uint32_t invalid = 0;  // EINVAL: locked, read-only, not anonymous
   uint32_t absent = 0;   // ENOENT: a hole, or unmapped meanwhile
+  uint32_t exists = 0;   // EEXIST: something is in the target's place
   uint32_t other = 0;
   int32_t last_errno = 0;  // of the last page counted in `other`
+};
+
+// What threads of the program can ask for through their agent.
+enum class Wish : uint32_t {
+  kSettle = 0,  // about to fork: no page may be left in the staging area, which a child has not
+  kThaw = 1,    // about to dump core: every page back, and none taken out any more
+  kLeave = 2,   // the agent must end: every page back, then Detach
+};
+inline constexpr size_t kWishes = 3;
+
+struct Request {
+  Header header{.type = MessageType::kRequest, .message_bytes = sizeof(Request)};
+  Wish wish;
+  uint32_t reserved = 0;
+};
+
+// Not sent for kLeave, which Detach answers.
+struct Granted {
+  Header header{.type = MessageType::kGranted, .message_bytes = sizeof(Granted)};
+  Wish wish;
   uint32_t reserved = 0;
 };
 

@@ -1,6 +1,8 @@
 // Subject program: a region of pattern pages that it rewrites and verifies when told to, and that
 // it leaves by every way out a program has.
-//   pages --mib N [--random] [--huge]
+//   pages --mib N [--random] [--huge] [--dump-core DIRECTORY]
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -17,7 +19,13 @@ int main(int argc, char** argv) {
   app.add_option("--mib", mib, "size of the region");
   app.add_flag("--random", random, "pages that cannot be compressed");
   app.add_flag("--huge", huge, "ask for transparent huge pages");
+  std::string core_directory;
+  app.add_option("--dump-core", core_directory, "dump core there when a signal says so");
   CLI11_PARSE(app, argc, argv);
+  if (!core_directory.empty()) {
+    rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+    if (chdir(core_directory.c_str()) != 0 || setrlimit(RLIMIT_CORE, &unlimited) != 0) return 2;
+  }
 
   zmem::PatternRegion region(
       (mib << 20) / zmem::kPageBytes,
@@ -50,6 +58,19 @@ int main(int argc, char** argv) {
        [&]() -> std::string {
          size_t half = region.pages() / 2 * zmem::kPageBytes;
          return munmap(region.page(0), half) == 0 ? "ok" : "munmap failed";
+       }},
+      {"where", [&] { return std::to_string(reinterpret_cast<uintptr_t>(region.page(0))); }},
+      {"abort", []() -> std::string { std::abort(); }},
+      {"crash",
+       []() -> std::string {
+         volatile int* volatile nowhere = nullptr;
+         *nowhere = 1;
+         return "still there";
+       }},
+      {"send itself a signal",
+       []() -> std::string {
+         raise(SIGQUIT);
+         return "still there";
        }},
       {"exec",
        [&]() -> std::string {
