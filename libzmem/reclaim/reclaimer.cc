@@ -4,6 +4,8 @@
 #include <span>
 #include <utility>
 
+#include "libzmem/uffd/thread_memory.h"
+
 namespace zmem {
 namespace {
 
@@ -83,22 +85,18 @@ absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
   return survey;
 }
 
-absl::Status Reclaimer::LeaveControlBlocks(uint64_t chunk_number, wire::PageSet* pages) {
-  int64_t now_ns = clock_.now_ns();
-  if (now_ns - control_blocks_ns_ > kControlBlocksAgeNs) {
-    absl::StatusOr<std::vector<AddressRange>> blocks = ThreadControlBlocks(process_.pid);
-    if (!blocks.ok()) return absl::UnavailableError("the program is gone");
-    control_blocks_ = *std::move(blocks);
-    control_blocks_ns_ = now_ns;
-  }
+absl::StatusOr<wire::PageSet> Reclaimer::ThreadPages(uint64_t chunk_number) const {
+  absl::StatusOr<std::vector<AddressRange>> ranges = ThreadMemory(process_.pid, process_.memory);
+  if (!ranges.ok()) return absl::UnavailableError("the program is gone");
   Address start = chunk_number << kChunkShift;
-  for (AddressRange block : control_blocks_) {
-    AddressRange part = block.Intersect({start, start + kChunkBytes});
-    for (Address page = part.start; page < part.end; page += kPageBytes) {
-      pages->Remove(PageInChunk(page));
-    }
+  wire::PageSet pages;
+  for (AddressRange range : *ranges) {
+    AddressRange part = range.Intersect({start, start + kChunkBytes});
+    if (part.empty()) continue;
+    size_t first = (part.start - start) >> kPageShift;
+    pages.AddRange(first, first + part.pages());
   }
-  return absl::OkStatus();
+  return pages;
 }
 
 bool Reclaimer::FullyRegistered(const Candidate& candidate) {
@@ -176,7 +174,25 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
 
 absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageSet wanted,
                                               size_t slab) {
-  if (absl::Status status = LeaveControlBlocks(chunk_number, &wanted); !status.ok()) return status;
+  absl::StatusOr<wire::PageSet> needed = ThreadPages(chunk_number);
+  if (!needed.ok()) return needed;
+  absl::StatusOr<wire::PageSet> moved = IsolateMovable(chunk_number, wanted.Without(*needed), slab);
+  // A thread may have started, or locked a robust mutex, between the look and the move.
+  constexpr int kTries = 5;  // a program that changes its layout can hold up the way back
+  for (int tries = 0; moved.ok() && !moved->empty() && tries < kTries; ++tries) {
+    needed = ThreadPages(chunk_number);
+    if (!needed.ok()) return needed;
+    wire::PageSet wrongly = moved->And(*needed);
+    if (wrongly.empty()) break;
+    absl::StatusOr<wire::PageSet> returned = isolator_.Return(chunk_number, wrongly, slab, 0);
+    if (!returned.ok()) return returned;
+    moved = moved->Without(*returned);
+  }
+  return moved;
+}
+
+absl::StatusOr<wire::PageSet> Reclaimer::IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
+                                                        size_t slab) {
   absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(chunk_number, wanted, slab);
   if (!moved.ok()) return moved;
   wire::PageSet refused = wanted.And(process_.table.Registered(chunk_number)).Without(*moved);

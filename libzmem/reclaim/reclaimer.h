@@ -88,8 +88,8 @@ class Reclaimer {
   bool Forking(int64_t now_ns) const;
   // Whether the program waits for something that ends what is going on here.
   bool Interrupted();
-  // Takes what lies around control blocks of threads, also of new ones, out of `pages`.
-  absl::Status LeaveControlBlocks(uint64_t chunk_number, wire::PageSet* pages);
+  // The pages of a chunk that the kernel touches when a thread ends, as of now.
+  absl::StatusOr<wire::PageSet> ThreadPages(uint64_t chunk_number) const;
   // A slot that cannot be read is empty: its page is back in the program.
   void SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page);
   // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.
@@ -99,8 +99,10 @@ class Reclaimer {
   absl::Status FreeSlab(size_t slab);
   wire::PageSet StillStaged(Chunk& chunk, size_t slab) const;
   // Isolates what may be taken of the chunk's `wanted` pages; what a past fork has made immovable
-  // is mended on the way.
+  // is mended on the way, and what a thread has come to need meanwhile is given back.
   absl::StatusOr<wire::PageSet> Take(uint64_t chunk_number, wire::PageSet wanted, size_t slab);
+  absl::StatusOr<wire::PageSet> IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
+                                               size_t slab);
   // A free slab's index, or kNoSlab.
   size_t TakeSlab();
 
@@ -112,8 +114,6 @@ class Reclaimer {
   static constexpr int64_t kForkingNs = 10'000'000'000;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
-  // How long control blocks found are good for.
-  static constexpr int64_t kControlBlocksAgeNs = 10'000'000;
 
   Process& process_;
   AgentLink& agent_;
@@ -124,8 +124,6 @@ class Reclaimer {
   PageStore::Workspace workspace_;
   std::vector<std::byte> read_buffer_;
   std::array<Slab, Process::kMaxSlabs> slabs_;
-  std::vector<AddressRange> control_blocks_;
-  int64_t control_blocks_ns_ = 0;       // when they were read
   std::vector<Candidate> cold_chunks_;  // found by the last scan, to be isolated as slabs get free
   int64_t next_scan_ns_;
   bool pool_full_ = false;  // since the last scan

@@ -1,14 +1,9 @@
 #include "libzmem/uffd/address_map.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -26,10 +21,6 @@ namespace {
 constexpr uint64_t kLargestGuardBytes = uint64_t{1} << 20;
 // What is left out above a guard when a larger mapping follows: more than any usual stack.
 constexpr uint64_t kStackBytes = uint64_t{64} << 20;
-// Below a robust list's head lies the static thread-local storage, above it the rest of glibc's
-// control block. (The stack further below is left out by its shape.)
-constexpr uint64_t kBelowControlBlockBytes = 64 * 1024;
-constexpr uint64_t kAboveControlBlockBytes = 16 * 1024;
 
 struct Mapping {
   AddressRange range;
@@ -154,26 +145,6 @@ bool IsOneMapping(pid_t pid, AddressRange range) {
     if (mapping.range.start <= range.start && mapping.range.end >= range.end) return true;
   }
   return false;
-}
-
-absl::StatusOr<std::vector<AddressRange>> ThreadControlBlocks(pid_t pid) {
-  std::string path = absl::StrCat("/proc/", pid, "/task");
-  DIR* directory = opendir(path.c_str());
-  if (directory == nullptr) return sys::ErrnoStatus(errno, absl::StrCat("cannot open ", path));
-  std::vector<AddressRange> blocks;
-  while (dirent* entry = readdir(directory)) {
-    pid_t tid = std::atoi(entry->d_name);
-    if (tid == 0) continue;
-    robust_list_head* head = nullptr;
-    size_t length = 0;
-    if (syscall(SYS_get_robust_list, tid, &head, &length) != 0) continue;  // it has just ended
-    if (head == nullptr) continue;  // not a thread of libc's: the agent, a runtime of its own
-    Address at = reinterpret_cast<Address>(head);
-    Address start = at > kBelowControlBlockBytes ? at - kBelowControlBlockBytes : 0;
-    blocks.push_back({PageStart(start), PageStart(at + kAboveControlBlockBytes)});
-  }
-  closedir(directory);
-  return blocks;
 }
 
 }  // namespace zmem

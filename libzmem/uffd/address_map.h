@@ -41,10 +41,4 @@ class AddressMap {
 // Whether one mapping of `pid` covers `range` from end to end now.
 bool IsOneMapping(pid_t pid, AddressRange range);
 
-// The memory around the control block of each thread of `pid`, found by its robust list, which libc
-// keeps there: a thread that is exiting gets no fault service (FACTS 18). Threads without such a
-// list (not libc's) and threads still starting are not in the result; Parse leaves their stacks out
-// by their shape.
-absl::StatusOr<std::vector<AddressRange>> ThreadControlBlocks(pid_t pid);
-
 }  // namespace zmem

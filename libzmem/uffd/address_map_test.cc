@@ -166,40 +166,5 @@ TEST(IsOneMapping, TellsMappingsApart) {
   EXPECT_FALSE(IsOneMapping(getpid(), memory.pages(200, 1)));
 }
 
-TEST(ThreadControlBlocks, HaveEachThreadsBlockAndLeaveOutItsStack) {
-  constexpr size_t kThreads = 4;
-  std::atomic<size_t> started{0};
-  std::atomic<bool> done{false};
-  std::array<Address, kThreads> blocks{};
-  std::array<Address, kThreads> stacks{};
-  std::vector<std::thread> threads;
-  for (size_t id = 0; id < kThreads; ++id) {
-    threads.emplace_back([&, id] {
-      int on_stack = 0;
-      blocks[id] = static_cast<Address>(pthread_self());  // glibc: the address of the block
-      stacks[id] = reinterpret_cast<Address>(&on_stack);
-      ++started;
-      done.wait(false);
-    });
-  }
-  while (started < kThreads) std::this_thread::yield();
-  absl::StatusOr<Ranges> found = ThreadControlBlocks(getpid());
-  ASSERT_TRUE(found.ok()) << found.status();
-  EXPECT_GE(found->size(), kThreads + 1);
-  EXPECT_TRUE(Covers(*found, static_cast<Address>(pthread_self())));
-  absl::StatusOr<AddressMap> map = AddressMap::Read(getpid(), *found);
-  ASSERT_TRUE(map.ok()) << map.status();
-  for (size_t id = 0; id < kThreads; ++id) {
-    EXPECT_TRUE(Covers(*found, blocks[id])) << id;
-    EXPECT_FALSE(Covers(map->eligible(), blocks[id])) << id;
-    EXPECT_FALSE(Covers(map->eligible(), stacks[id])) << id;
-  }
-  done = true;
-  done.notify_all();
-  for (std::thread& thread : threads) thread.join();
-}
-
-TEST(ThreadControlBlocks, OfNoProcessIsAnError) { EXPECT_FALSE(ThreadControlBlocks(1 << 30).ok()); }
-
 }  // namespace
 }  // namespace zmem
