@@ -12,7 +12,8 @@
 namespace zmem {
 namespace {
 
-alignas(kPageBytes) constexpr std::byte kZeroPage[kPageBytes] = {};
+// Never written, so that it takes no memory.
+alignas(kPageBytes) std::byte zero_pages[Readahead::kMaxPages * kPageBytes];
 
 // Rounds tried at once before a pause: a changing layout settles within microseconds as a rule.
 constexpr int kEagerRounds = 16;
@@ -204,35 +205,71 @@ bool FaultHandler::Settle(FillResult result, Address page) {
   return false;
 }
 
-// A page that we do not have: a first touch, or one that the program has dropped. The absent run
-// around it gets the kernel's zero page at once, which costs no memory.
+// A page that we do not have: a first touch, or one that the program has dropped.
 bool FaultHandler::AnswerWithZeros(Address page, bool write) {
   size_t filled = 0;
-  FillResult result = write ? process_->uffd.Copy(page, kZeroPage, 1, &filled)
+  FillResult result = write ? process_->uffd.Copy(page, zero_pages, 1, &filled)
                             : process_->uffd.Zero(page, 1, true, &filled);
   if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
   if (result != FillResult::kDone) return Settle(result, page);
   process_->counters.zero_faults.fetch_add(1, std::memory_order_relaxed);
-
-  size_t index = PageInChunk(page);
-  size_t end = kPagesPerChunk;  // of a chunk that we know nothing of, all is the program's
-  std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
-  if (chunk != nullptr) {
-    PageEntry entry = chunk->Load(index);
-    if (entry != PageEntry()) chunk = process_->OwnChunk(page);
-    if (chunk == nullptr) return true;
-    // The fault shows that what was to be dropped is gone.
-    if (entry.state() == PageState::kResident && entry != PageEntry()) {
-      chunk->Transition(index, entry, PageEntry());
-    }
-    end = index + 1;
-    while (end < kPagesPerChunk && chunk->Load(end) == PageEntry()) ++end;
-  }
-  if (end > index + 1) {
-    // Stops at the first page that is there. Waiters stay asleep: their messages are still to come.
-    process_->uffd.Zero(page + kPageBytes, end - index - 1, false, &filled);
-  }
+  // The fault shows that what was to be dropped is gone.
+  EndQuarantine(page, 1);
+  FillZerosAhead(page, write);
   return true;
+}
+
+// Whoever writes page after page gets pages of its own ahead; anybody else gets the kernel's zero
+// page, which costs no memory, for the absent run behind.
+void FaultHandler::FillZerosAhead(Address page, bool write) {
+  Address first = page + kPageBytes;
+  size_t free = FreeRun(first, kPagesPerChunk - 1 - PageInChunk(page));
+  size_t window = write ? std::min(zero_ahead_.OnFault(page >> kPageShift), free) : 0;
+  // Waiters stay asleep: their messages are still to come.
+  size_t filled = 0;
+  if (window > 0) {
+    window = AbsentRun(first, window);
+    if (window > 0) process_->uffd.Copy(first, zero_pages, window, &filled);
+  } else if (free > 0) {
+    process_->uffd.Zero(first, free, false, &filled);  // stops at the first page that is there
+    if (write) zero_ahead_.Start((first >> kPageShift) + filled);
+  }
+  EndQuarantine(first, filled);
+}
+
+// How many of the `limit` pages from `first` on, which lie in one chunk, are not with us.
+size_t FaultHandler::FreeRun(Address first, size_t limit) {
+  std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(first));
+  if (chunk == nullptr) return limit;
+  size_t run = 0;
+  while (run < limit && chunk->Load(PageInChunk(first) + run).state() == PageState::kResident) {
+    ++run;
+  }
+  return run;
+}
+
+// How many of the `limit` pages from `first` on are absent. Filling one that nobody waits for would
+// undo a guard put there (FACTS 11).
+size_t FaultHandler::AbsentRun(Address first, size_t limit) {
+  if (!process_->bound.load(std::memory_order_acquire)) return limit;
+  std::array<bool, Readahead::kMaxPages> absent;
+  if (process_->pagemap.FindAbsent(first, std::span(absent).first(limit)) != 0) return 0;
+  auto end = absent.begin() + static_cast<ptrdiff_t>(limit);
+  return static_cast<size_t>(std::find(absent.begin(), end, false) - absent.begin());
+}
+
+// For pages that were absent and have been filled: no old bytes are in them.
+void FaultHandler::EndQuarantine(Address first, size_t pages) {
+  std::shared_ptr<Chunk> chunk;
+  for (size_t i = 0; i < pages; ++i) {
+    Address page = first + i * kPageBytes;
+    if (chunk == nullptr) chunk = process_->table.Find(ChunkNumber(page));
+    if (chunk == nullptr) return;
+    PageEntry entry = chunk->Load(PageInChunk(page));
+    if (entry == PageEntry() || entry.state() != PageState::kResident) continue;
+    chunk = process_->OwnChunk(page);
+    if (chunk != nullptr) chunk->Transition(PageInChunk(page), entry, PageEntry());
+  }
 }
 
 bool FaultHandler::AnswerWithToken(Address page) {
@@ -246,14 +283,7 @@ void FaultHandler::ReadAhead(Address page) {
   window = std::min(window, kPagesPerChunk - 1 - PageInChunk(page));
   if (window == 0) return;
   Address first = page + kPageBytes;
-  if (process_->bound.load(std::memory_order_acquire)) {
-    // Nobody waits for these pages, and filling one undoes a guard put there (FACTS 11).
-    std::array<bool, Readahead::kMaxPages> absent;
-    if (process_->pagemap.FindAbsent(first, std::span(absent).first(window)) != 0) return;
-    window = static_cast<size_t>(
-        std::find(absent.begin(), absent.begin() + static_cast<ptrdiff_t>(window), false) -
-        absent.begin());
-  }
+  window = AbsentRun(first, window);
   size_t restored = 0;
   if (window > 0) restorer_.RestoreRun(first, window, &restored);
   process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);

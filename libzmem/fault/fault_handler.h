@@ -76,6 +76,10 @@ class FaultHandler {
   // One attempt at bringing `page` back; false if it has to be tried again.
   bool Answer(Address page, bool write);
   bool AnswerWithZeros(Address page, bool write);
+  void FillZerosAhead(Address page, bool write);
+  size_t FreeRun(Address first, size_t limit);
+  size_t AbsentRun(Address first, size_t limit);
+  void EndQuarantine(Address first, size_t pages);
   bool AnswerWithToken(Address page);
   bool Settle(FillResult result, Address page);
   void ReadAhead(Address page);
@@ -96,7 +100,8 @@ class FaultHandler {
 
   PageRestorer restorer_;
   LayoutEvents events_;
-  Readahead readahead_;
+  Readahead readahead_;   // of stored pages
+  Readahead zero_ahead_;  // of pages never touched
   CpuFollower follower_;
   std::array<uffd_msg, kMessages> messages_;
   std::array<Pending, kMaxPending> pending_;

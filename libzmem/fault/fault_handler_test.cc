@@ -172,6 +172,48 @@ TEST_F(FaultHandlerTest, PagesNeverTakenReadAsZerosInOneRun) {
   EXPECT_TRUE(memory_.Holds(7, CompressiblePage(7)));
 }
 
+TEST_F(FaultHandlerTest, WhoWritesPageAfterPageGetsPagesAhead) {
+  RegisterRange(*process_, memory_.range());
+  Serve();
+  for (size_t page = 0; page < memory_.page_count(); ++page) {
+    memory_.Write(page, CompressiblePage(page));
+    expected_[page] = CompressiblePage(page);
+  }
+  ExpectAllHeld();
+  faults_->Settle();
+  // One for the first chunk, then windows that double up to their limit.
+  EXPECT_LE(Count(process_->counters.zero_faults), 32);
+}
+
+TEST_F(FaultHandlerTest, DiscardedPagesAreFilledInRunsAgain) {
+  StoreVaried(0, kPagesPerChunk);
+  Serve();
+  ASSERT_EQ(madvise(memory_.data(0), kChunkBytes, MADV_DONTNEED), 0);
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    memory_.Write(page, CompressiblePage(page + 7));
+    expected_[page] = CompressiblePage(page + 7);
+  }
+  ExpectAllHeld();
+  faults_->Settle();
+  EXPECT_LE(Count(process_->counters.zero_faults), 32);
+}
+
+TEST_F(FaultHandlerTest, PagesAheadDoNotUndoGuards) {  // FACTS 11
+  constexpr int kMadvGuardInstall = 102;               // Linux 6.13
+  RegisterRange(*process_, memory_.range());
+  if (madvise(memory_.data(600), kPageBytes, kMadvGuardInstall) != 0) GTEST_SKIP() << "no guards";
+  Serve();
+  for (size_t page = 0; page < 600; ++page) memory_.Write(page, CompressiblePage(page));
+  std::array<bool, 1> absent;
+  ASSERT_EQ(process_->pagemap.FindAbsent(memory_.address(600), absent), 0);
+  EXPECT_FALSE(absent[0]) << "the guard is still there";
+  pid_t child = ForkChild([&] {
+    signal(SIGSEGV, [](int) { _exit(kGotSigbus); });
+    return memory_.Holds(600, FilledPage(0)) ? kWrongBytes : kAsExpected;
+  });
+  EXPECT_EQ(Await(child), kGotSigbus);
+}
+
 TEST_F(FaultHandlerTest, FirstTouchesBesideStoredPagesDisturbNothing) {
   for (size_t page = 1; page < kPagesPerChunk; page += 3) Store(page, CompressiblePage(page));
   Serve();

@@ -25,11 +25,17 @@ class Readahead {
       stream.last_used = ++uses_;
       return stream.window;
     }
+    Start(page + 1);
+    return 0;
+  }
+
+  // What was filled in up to `next` (a page number) without being asked for: a fault there goes on
+  // with the stream.
+  void Start(uint64_t next) {
     Stream& oldest = *std::min_element(
         streams_.begin(), streams_.end(),
         [](const Stream& a, const Stream& b) { return a.last_used < b.last_used; });
-    oldest = {.next = page + 1, .window = 0, .last_used = ++uses_};
-    return 0;
+    oldest = {.next = next, .window = 0, .last_used = ++uses_};
   }
 
  private:
