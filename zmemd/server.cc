@@ -296,8 +296,11 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
     case ControlCommand::kFreeze:
       (*session)->Freeze();
       return nlohmann::json::object();
-    case ControlCommand::kDrain:
-      return nlohmann::json{{"restored_pages", (*session)->DrainAndWait(report)}};
+    case ControlCommand::kDrain: {
+      absl::StatusOr<uint64_t> restored = (*session)->DrainAndWait(report);
+      if (!restored.ok()) return restored.status();
+      return nlohmann::json{{"restored_pages", *restored}};
+    }
     default:
       return (*session)->Describe();
   }

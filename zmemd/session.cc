@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "libzmem/base/quantity.h"
 
 namespace zmem {
 namespace {
@@ -90,6 +91,7 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   process_->pagemap = std::move(pagemap);
   process_->agent = hello.agent;
   process_->staging = hello.staging;
+  process_->FindCgroup();
   process_->DropUnregistered();
   process_->bound.store(true, std::memory_order_release);
   SetHasAgent(true);
@@ -108,6 +110,10 @@ void Session::OnFork(std::shared_ptr<Process> child) {
   } else {
     spdlog::error("cannot serve a child of PID {}: {}", pid(), session.status().ToString());
   }
+}
+
+void Session::OnRoomWanted() {
+  if (!room_wanted_.exchange(true)) eventfd_write(wake_fd_.get(), 1);
 }
 
 void Session::OnGone() {
@@ -175,6 +181,11 @@ absl::Status Session::Reclaim(ChannelAgentLink& agent, Reclaimer& reclaimer) {
     if (absl::Status status = reclaimer.SettleForFork(); !status.ok()) return status;
     return TurnThaw(agent, reclaimer);
   }
+  if (room_wanted_.load()) {
+    absl::Status status = reclaimer.MakeRoom();
+    room_wanted_.store(false);
+    if (!status.ok()) return status;
+  }
   RunEvictJob(reclaimer);
   return reclaimer.Tick();
 }
@@ -201,6 +212,7 @@ absl::Status Session::TurnThaw(ChannelAgentLink& agent, Reclaimer& reclaimer) {
 }
 
 absl::StatusOr<uint64_t> Session::Thaw(const Reclaimer::ProgressFn& progress) {
+  if (absl::Status room = CheckRoom(); !room.ok()) return room;
   uint64_t total = pages_out();
   thaw_wanted_.store(true);
   eventfd_write(wake_fd_.get(), 1);
@@ -288,7 +300,17 @@ void Session::RequestDrain() {
   if (!has_agent_.load(std::memory_order_acquire)) faults_->RequestDrain();
 }
 
-uint64_t Session::DrainAndWait(const Reclaimer::ProgressFn& progress) {
+absl::Status Session::CheckRoom() {
+  uint64_t out = pages_out();
+  uint64_t room = static_cast<uint64_t>(std::max<int64_t>(process_->RefreshRoom(), 0));
+  if (out <= room) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the memory cgroup of PID ", pid(), " has room for ", FormatBytes(room * kPageBytes),
+      " of the ", FormatBytes(out * kPageBytes), " that are out; raise its limit first"));
+}
+
+absl::StatusOr<uint64_t> Session::DrainAndWait(const Reclaimer::ProgressFn& progress) {
+  if (absl::Status room = CheckRoom(); !room.ok()) return room;
   uint64_t total = pages_out();
   leave_alone_.store(true, std::memory_order_release);
   RequestDrain();
@@ -325,7 +347,7 @@ const char* Session::state() const {
 nlohmann::json Session::Describe() const {
   const ProcessCounters& counters = process_->counters;
   uint64_t stored = counters.stored_pages;
-  return {
+  nlohmann::json description = {
       {"pid", pid()},
       {"comm", bound() ? identity_.comm : ""},
       {"state", state()},
@@ -347,6 +369,11 @@ nlohmann::json Session::Describe() const {
       {"returned_pages", counters.returned_pages.load()},
       {"poisoned_pages", counters.poisoned_pages.load()},
   };
+  int64_t room = process_->room_pages.load(std::memory_order_relaxed);
+  if (room < Process::kPlentyOfRoom) {
+    description["cgroup_room_bytes"] = std::max<int64_t>(room, 0) * int64_t{kPageBytes};
+  }
+  return description;
 }
 
 }  // namespace zmem

@@ -75,7 +75,8 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   absl::StatusOr<Reclaimer::EvictResult> EvictAll(const Reclaimer::ProgressFn& progress);
   // Puts everything back and ends the session for good: the agent does not come again. Returns the
   // pages put back.
-  uint64_t DrainAndWait(const Reclaimer::ProgressFn& progress);
+  // Errors, also of Thaw: FailedPrecondition if the program's memory cgroup cannot take them.
+  absl::StatusOr<uint64_t> DrainAndWait(const Reclaimer::ProgressFn& progress);
   // Puts everything back and takes nothing out any more until Freeze; the session goes on. Returns
   // the pages put back. For debuggers, which cannot read what is out (FACTS 19).
   // Errors: NotFound when the session ends first, Unavailable without an agent or while draining.
@@ -102,6 +103,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
 
   // FaultObserver:
   void OnFork(std::shared_ptr<Process> child) override;
+  void OnRoomWanted() override;
   void OnGone() override;
 
  private:
@@ -122,6 +124,8 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // Brings the session nearer to being thawed, or back, as was asked for.
   absl::Status TurnThaw(ChannelAgentLink& agent, Reclaimer& reclaimer);
   void FinishJob(absl::StatusOr<Reclaimer::EvictResult> result);
+  // Whether the program's memory cgroup has room for everything that is out.
+  absl::Status CheckRoom();
   void SetHasAgent(bool has_agent);
   // Waits until the fault thread has put every page back or the process is gone.
   void AwaitDrain();
@@ -139,6 +143,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   std::atomic<bool> drain_requested_{false};
   std::atomic<bool> claimed_{false};
   std::atomic<bool> leave_alone_{false};
+  std::atomic<bool> room_wanted_{false};
   std::atomic<bool> thaw_wanted_{false};
   std::atomic<bool> thawing_{false};  // the fault thread was asked to put everything back for it
   std::atomic<bool> thawed_{false};

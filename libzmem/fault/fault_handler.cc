@@ -20,6 +20,10 @@ constexpr int kEagerRounds = 16;
 // Rounds of a drain without any progress after which what cannot be filled is given up: nothing is
 // mapped there any more, or its unmapping would have been told (a millisecond each).
 constexpr int kDrainPatience = 2000;
+// Room is made when the program's memory cgroup takes fewer pages than this.
+constexpr int64_t kLittleRoomPages = 512;
+// How long a fault waits for it.
+constexpr int64_t kRoomPatienceNs = 2'000'000'000;
 
 }  // namespace
 
@@ -164,8 +168,25 @@ void FaultHandler::HandlePending() {
   fruitless_rounds_ = kept < before ? 0 : fruitless_rounds_ + 1;
 }
 
+bool FaultHandler::HaveRoom() {
+  if (process_->room_pages.load(std::memory_order_relaxed) > kLittleRoomPages ||
+      process_->RefreshRoom() > kLittleRoomPages) {
+    short_of_room_ns_ = 0;
+    return true;
+  }
+  int64_t now_ns = clock_.now_ns();
+  if (short_of_room_ns_ == 0) short_of_room_ns_ = now_ns;
+  observer_.OnRoomWanted();
+  return now_ns - short_of_room_ns_ > kRoomPatienceNs;
+}
+
+void FaultHandler::TakeRoom(size_t pages) {
+  process_->room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
+}
+
 bool FaultHandler::Answer(Address page, bool write) {
   if (page == process_->token_page) return AnswerWithToken(page);
+  if (!HaveRoom()) return false;
   std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
   PageState state =
       chunk == nullptr ? PageState::kResident : chunk->Load(PageInChunk(page)).state();
@@ -176,6 +197,7 @@ bool FaultHandler::Answer(Address page, bool write) {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, 1, &restored);
+  TakeRoom(restored);
   if (restored > 0) {
     process_->counters.faults_total.fetch_add(1, std::memory_order_relaxed);
     chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
@@ -213,6 +235,7 @@ bool FaultHandler::AnswerWithZeros(Address page, bool write) {
   if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
   if (result != FillResult::kDone) return Settle(result, page);
   process_->counters.zero_faults.fetch_add(1, std::memory_order_relaxed);
+  if (write) TakeRoom(1);
   // The fault shows that what was to be dropped is gone.
   EndQuarantine(page, 1);
   FillZerosAhead(page, write);
@@ -225,11 +248,13 @@ void FaultHandler::FillZerosAhead(Address page, bool write) {
   Address first = page + kPageBytes;
   size_t free = FreeRun(first, kPagesPerChunk - 1 - PageInChunk(page));
   size_t window = write ? std::min(zero_ahead_.OnFault(page >> kPageShift), free) : 0;
+  if (short_of_room_ns_ != 0) window = 0;
   // Waiters stay asleep: their messages are still to come.
   size_t filled = 0;
   if (window > 0) {
     window = AbsentRun(first, window);
     if (window > 0) process_->uffd.Copy(first, zero_pages, window, &filled);
+    TakeRoom(filled);
   } else if (free > 0) {
     process_->uffd.Zero(first, free, false, &filled);  // stops at the first page that is there
     if (write) zero_ahead_.Start((first >> kPageShift) + filled);
@@ -281,11 +306,12 @@ bool FaultHandler::AnswerWithToken(Address page) {
 void FaultHandler::ReadAhead(Address page) {
   size_t window = readahead_.OnFault(page >> kPageShift);
   window = std::min(window, kPagesPerChunk - 1 - PageInChunk(page));
-  if (window == 0) return;
+  if (window == 0 || short_of_room_ns_ != 0) return;
   Address first = page + kPageBytes;
   window = AbsentRun(first, window);
   size_t restored = 0;
   if (window > 0) restorer_.RestoreRun(first, window, &restored);
+  TakeRoom(restored);
   process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
 }
 
@@ -318,6 +344,11 @@ void FaultHandler::DrainSlice() {
       return;
     }
   }
+  if (process_->room_pages.load(std::memory_order_relaxed) <= kLittleRoomPages &&
+      process_->RefreshRoom() <= kLittleRoomPages) {
+    fruitless_rounds_ = kEagerRounds;  // the program would be killed for it (FACTS 23)
+    return;
+  }
   std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
   if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kLost) {
     // Once nobody serves it, it would read as zeros.
@@ -337,6 +368,7 @@ void FaultHandler::DrainSlice() {
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, pages, &restored);
   drain_page_ += restored;
+  TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
   if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);
   if (result == FillResult::kAbsent && fruitless_rounds_ > kDrainPatience) DropPresent(page);

@@ -29,6 +29,9 @@ class FaultObserver {
   virtual ~FaultObserver() = default;
   // `child` was forked and must be served at once: its faults wait.
   virtual void OnFork(std::shared_ptr<Process> child) = 0;
+  // The program's memory cgroup is nearly full, and threads wait until some of its pages are taken
+  // out. Told again and again while that lasts.
+  virtual void OnRoomWanted() = 0;
   // The address space is gone (exit, exec); nothing is served any more.
   virtual void OnGone() = 0;
 };
@@ -82,6 +85,10 @@ class FaultHandler {
   void EndQuarantine(Address first, size_t pages);
   bool AnswerWithToken(Address page);
   bool Settle(FillResult result, Address page);
+  // Whether the program's memory cgroup takes another page. Not while room is made, but for so long
+  // only: then whoever waits gets the page that an unmanaged program would have had.
+  bool HaveRoom();
+  void TakeRoom(size_t pages);
   void ReadAhead(Address page);
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.
@@ -106,7 +113,8 @@ class FaultHandler {
   std::array<uffd_msg, kMessages> messages_;
   std::array<Pending, kMaxPending> pending_;
   size_t pending_count_ = 0;
-  int fruitless_rounds_ = 0;  // since a pending fault or a drain last got on
+  int64_t short_of_room_ns_ = 0;  // since when; 0: there is room
+  int fruitless_rounds_ = 0;      // since a pending fault or a drain last got on
 
   std::vector<uint64_t> drain_chunks_;
   size_t drain_chunk_ = 0;

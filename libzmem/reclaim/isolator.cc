@@ -56,6 +56,57 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   return true;
 }
 
+bool Isolator::NothingKnown(AddressRange range) {
+  for (uint64_t number = ChunkNumber(range.start); number <= ChunkNumber(range.end - 1); ++number) {
+    std::shared_ptr<Chunk> chunk = process_.table.Find(number);
+    if (chunk == nullptr) continue;
+    Address start = number << kChunkShift;
+    AddressRange part = range.Intersect({start, start + kChunkBytes});
+    size_t first = PageInChunk(part.start);
+    for (size_t page = first; page < first + part.pages(); ++page) {
+      if (chunk->Load(page) != PageEntry()) return false;
+    }
+  }
+  return true;
+}
+
+bool Isolator::IsRegistered(AddressRange mapping) {
+  for (uint64_t number = ChunkNumber(mapping.start); number <= ChunkNumber(mapping.end - 1);
+       ++number) {
+    if (!process_.table.Registered(number).empty()) return true;
+  }
+  return false;
+}
+
+bool Isolator::Unregister(AddressRange mapping) {
+  // The usual answers, without holding anybody up.
+  if (!IsRegistered(mapping) || !NothingKnown(mapping)) return false;
+  GateLock lock(process_.gate);
+  if (process_.gone.load(std::memory_order_acquire) || process_.arrivals_pending) return false;
+  // As for registering: what an unread event tells is not in our books yet.
+  if (process_.FillTokenPage() == FillResult::kChanging || !NothingKnown(mapping)) return false;
+  if (process_.uffd.Unregister(mapping) != 0) return false;
+  for (uint64_t number = ChunkNumber(mapping.start); number <= ChunkNumber(mapping.end - 1);
+       ++number) {
+    Address start = number << kChunkShift;
+    AddressRange part = mapping.Intersect({start, start + kChunkBytes});
+    wire::PageSet pages;
+    pages.AddRange(PageInChunk(part.start), PageInChunk(part.start) + part.pages());
+    process_.table.RemoveRegistered(number, pages);
+  }
+  return true;
+}
+
+void Isolator::ForgetUnused() {
+  for (uint64_t number : process_.table.Numbers()) {
+    Address start = number << kChunkShift;
+    GateLock lock(process_.gate);
+    std::shared_ptr<Chunk> chunk = process_.table.Find(number);
+    if (chunk == nullptr || !process_.table.Registered(number).empty()) continue;
+    if (NothingKnown({start, start + kChunkBytes})) process_.RemoveChunk(number);
+  }
+}
+
 void Isolator::ReleaseQuarantine(Chunk& chunk, Address chunk_start) {
   std::array<bool, kPagesPerChunk> absent;
   if (process_.pagemap.FindAbsent(chunk_start, absent) != 0) return;

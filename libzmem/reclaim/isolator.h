@@ -28,6 +28,13 @@ class Isolator {
   // registered before that is known to be still the mapping that was judged.
   bool Register(AddressRange part, AddressRange mapping);
 
+  // The reverse for all of `mapping`, if nothing is known of its pages: its
+  // first touches are the kernel's again, and its layout may change without an event. False if it
+  // stays registered.
+  bool Unregister(AddressRange mapping);
+  // Takes chunks out of the table of which nothing is registered and nothing is known.
+  void ForgetUnused();
+
   // Moves those of `pages` that are registered, the program's own and not about to be dropped from
   // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
   // the kernel does not move (pinned, shared after a fork, locked) are left alone.
@@ -50,6 +57,10 @@ class Isolator {
  private:
   // Nothing if the program is changing its layout.
   std::optional<bool> TryRegister(AddressRange part, AddressRange mapping);
+  // Whether none of its pages is out, about to be dropped, or known to be incompressible.
+  bool NothingKnown(AddressRange range);
+  // Whether chunks that `mapping` reaches into have pages that we registered.
+  bool IsRegistered(AddressRange mapping);
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
   void ReleaseQuarantine(Chunk& chunk, Address chunk_start);

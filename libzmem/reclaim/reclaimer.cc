@@ -105,7 +105,20 @@ bool Reclaimer::FullyRegistered(const Candidate& candidate) {
   return candidate.present.Without(registered).empty();
 }
 
+void Reclaimer::UnregisterHot(const Survey& survey) {
+  for (AddressRange mapping : survey.map.mappings()) {
+    auto cold = std::partition_point(cold_chunks_.begin(), cold_chunks_.end(),
+                                     [mapping](const Candidate& candidate) {
+                                       return candidate.chunk_number < ChunkNumber(mapping.start);
+                                     });
+    bool wanted = cold != cold_chunks_.end() && cold->chunk_number <= ChunkNumber(mapping.end - 1);
+    if (!wanted) isolator_.Unregister(mapping);
+  }
+  isolator_.ForgetUnused();
+}
+
 void Reclaimer::RegisterChunk(uint64_t chunk_number, const AddressMap& map) {
+  if (map.registered().size() >= kMaxRegisteredMappings) return;
   Address start = chunk_number << kChunkShift;
   AddressRange whole{start, start + kChunkBytes};
   auto first_ending_after = [](const std::vector<AddressRange>& ranges, Address address) {
@@ -120,10 +133,12 @@ void Reclaimer::RegisterChunk(uint64_t chunk_number, const AddressMap& map) {
 }
 
 absl::Status Reclaimer::Scan(int64_t now_ns) {
+  process_.FindCgroup();  // a process can be moved, and limits can change
   absl::StatusOr<Survey> survey = Look();
   if (!survey.ok()) return survey.status();
   pool_full_ = false;
   cold_chunks_.clear();
+  std::vector<uint64_t> to_register;
   for (const Candidate& candidate : survey->chunks) {
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
     int64_t last_fault_ns =
@@ -134,9 +149,12 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
     if (FullyRegistered(candidate)) {
       cold_chunks_.push_back(candidate);
     } else {
-      RegisterChunk(candidate.chunk_number, survey->map);  // its pages are for the next scan
+      to_register.push_back(candidate.chunk_number);
     }
   }
+  UnregisterHot(*survey);
+  // Their pages are for the next scan.
+  for (uint64_t chunk_number : to_register) RegisterChunk(chunk_number, survey->map);
   scanner_.ForgetUnseen();
   return absl::OkStatus();
 }
@@ -372,47 +390,84 @@ absl::Status Reclaimer::FreeSlab(size_t slab) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<bool>& cancel,
-                                                           const ProgressFn& progress) {
-  EvictResult result;
-  // What is on probation, or waits for it, goes first.
+absl::Status Reclaimer::StoreStaged(bool* pool_full) {
   cold_chunks_.clear();
   for (size_t slab = 0; slab < process_.slabs(); ++slab) {
     if (!slabs_[slab].used) continue;
-    if (absl::Status status = StoreSlab(slab, &result.pool_full); !status.ok()) return status;
+    if (absl::Status status = StoreSlab(slab, pool_full); !status.ok()) return status;
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Reclaimer::Survey> Reclaimer::LookRegistered() {
   absl::StatusOr<Survey> survey = Look();
-  if (!survey.ok()) return survey.status();
+  if (!survey.ok()) return survey;
   for (const Candidate& candidate : survey->chunks) {
     if (!FullyRegistered(candidate)) RegisterChunk(candidate.chunk_number, survey->map);
   }
   // Again: only mappings that were registered before the map is read are known to be those judged.
-  survey = Look();
+  return Look();
+}
+
+absl::StatusOr<size_t> Reclaimer::EvictChunk(const Candidate& candidate, bool* pool_full) {
+  size_t slab = TakeSlab();
+  if (slab == kNoSlab) return kNoSlab;
+  absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.present, slab);
+  if (!moved.ok()) return moved.status();
+  if (moved->empty()) return 0;
+  size_t present = candidate.present.count();
+  slabs_[slab] = {true, candidate.chunk_number, *moved, clock_.now_ns(), present - moved->count()};
+  if (absl::Status status = StoreSlab(slab, pool_full); !status.ok()) return status;
+  return present - std::min(present, slabs_[slab].present_after);
+}
+
+absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<bool>& cancel,
+                                                           const ProgressFn& progress) {
+  EvictResult result;
+  // What is on probation goes first.
+  if (absl::Status status = StoreStaged(&result.pool_full); !status.ok()) return status;
+  absl::StatusOr<Survey> survey = LookRegistered();
   if (!survey.ok()) return survey.status();
   uint64_t total = 0;
   uint64_t done = 0;
   for (const Candidate& candidate : survey->chunks) total += candidate.present.count();
-  size_t slab = TakeSlab();
   for (const Candidate& candidate : survey->chunks) {
-    if (cancel.load(std::memory_order_acquire) || Interrupted()) break;
-    if (result.pool_full || slab == kNoSlab) break;
+    if (cancel.load(std::memory_order_acquire) || Interrupted() || result.pool_full) break;
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
-    size_t present = candidate.present.count();
-    absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.present, slab);
-    if (!moved.ok()) return moved.status();
-    if (!moved->empty()) {
-      slabs_[slab] = {true, candidate.chunk_number, *moved, clock_.now_ns(),
-                      present - moved->count()};
-      if (absl::Status status = StoreSlab(slab, &result.pool_full); !status.ok()) return status;
-      uint64_t left = slabs_[slab].present_after;
-      result.evicted_pages += present - left;
-      if (slabs_[slab].used) slab = TakeSlab();
-    }
-    done += present;
+    absl::StatusOr<size_t> evicted = EvictChunk(candidate, &result.pool_full);
+    if (!evicted.ok()) return evicted.status();
+    if (*evicted == kNoSlab) break;
+    result.evicted_pages += *evicted;
+    done += candidate.present.count();
     if (progress != nullptr) progress(done, total);
   }
   result.skipped_pages = total - std::min(total, result.evicted_pages);
   return result;
+}
+
+absl::Status Reclaimer::MakeRoom() {
+  constexpr int64_t kEnoughPages = 4096;
+  bool pool_full = false;
+  // Slots that were left behind are charged to the program too.
+  if (absl::Status status = StoreStaged(&pool_full); !status.ok()) return status;
+  if (process_.RefreshRoom() >= kEnoughPages) return absl::OkStatus();
+  absl::StatusOr<Survey> survey = LookRegistered();
+  if (!survey.ok()) return survey.status();
+  auto last_fault_ns = [this](const Candidate& candidate) {
+    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+    return chunk == nullptr ? 0 : chunk->last_fault_ns.load(std::memory_order_relaxed);
+  };
+  std::stable_sort(
+      survey->chunks.begin(), survey->chunks.end(),
+      [&](const Candidate& a, const Candidate& b) { return last_fault_ns(a) < last_fault_ns(b); });
+  for (const Candidate& candidate : survey->chunks) {
+    if (pool_full || Interrupted() || process_.RefreshRoom() >= kEnoughPages) break;
+    if (absl::Status status = SettleForFork(); !status.ok()) return status;
+    absl::StatusOr<size_t> evicted = EvictChunk(candidate, &pool_full);
+    if (!evicted.ok()) return evicted.status();
+    if (*evicted == kNoSlab) break;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace zmem

@@ -44,6 +44,9 @@ class Reclaimer {
   absl::Status Tick();
   // When Tick has something to do next, by the clock given; sooner if the agent asks for something.
   int64_t next_tick_ns() const;
+  // Takes pages out, the longest unused first, until the program's memory cgroup has room for some
+  // more (FACTS 23). Errors: as Tick.
+  absl::Status MakeRoom();
   // If a thread of the program is about to fork: empties the staging area, and lets it. Tick does
   // it too. Errors: as Tick.
   absl::Status SettleForFork();
@@ -74,12 +77,20 @@ class Reclaimer {
   };
 
   absl::StatusOr<Survey> Look();
+  // The same, of a process of which everything eligible is registered as far as it can be.
+  absl::StatusOr<Survey> LookRegistered();
+  // Compresses and publishes what is on probation, or waits for it.
+  absl::Status StoreStaged(bool* pool_full);
+  // Takes a chunk's pages out for good. Returns how many; kNoSlab pages if there is no free slab.
+  absl::StatusOr<size_t> EvictChunk(const Candidate& candidate, bool* pool_full);
   absl::Status Scan(int64_t now_ns);
   absl::Status IsolateColdChunks(int64_t now_ns);
   absl::Status SettleProbations(int64_t now_ns);
   // Lets the faults of the chunk's eligible parts come to us.
   void RegisterChunk(uint64_t chunk_number, const AddressMap& map);
   bool FullyRegistered(const Candidate& candidate);
+  // Gives up the mappings of which nothing is out and nothing is about to go: they are hot.
+  void UnregisterHot(const Survey& survey);
   // Compresses and publishes what of the slab is still staged, gives back what the store refuses,
   // and frees the slab. `pool_full` becomes true if the pool refused a page.
   absl::Status StoreSlab(size_t slab, bool* pool_full);
@@ -112,6 +123,9 @@ class Reclaimer {
   // For how long after a fork pages are stored without probation: a program that forks again and
   // again would have them back in memory each time.
   static constexpr int64_t kForkingNs = 10'000'000'000;
+  // Registered mappings a process has at most: each is one that the kernel cannot merge with its
+  // neighbours, and vm.max_map_count is 65,530 as a rule.
+  static constexpr size_t kMaxRegisteredMappings = 16'384;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
 

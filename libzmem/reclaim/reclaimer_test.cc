@@ -135,6 +135,24 @@ TEST_F(ReclaimerTest, EvictAllAgainTakesWhatCameBackAndLeavesTheRestStored) {
   ExpectNothingOut();
 }
 
+TEST_F(ReclaimerTest, MemoryThatIsHotAgainIsGivenUp) {
+  WriteVaried(0, kPagesPerChunk);
+  PassUntilStaged();
+  ExpectAllHeld();  // all of it comes back
+  faults_->Settle();
+  ASSERT_GT(process_->table.size(), 0u);
+  Pass(2 * kOptions.scan_interval_ns);
+  EXPECT_EQ(process_->table.size(), 0u);
+  // Its first touches are the kernel's again.
+  ASSERT_EQ(madvise(memory_->data(0), kChunkBytes, MADV_DONTNEED), 0);
+  uint64_t zero_faults = process_->counters.zero_faults;
+  WriteVaried(0, kPagesPerChunk);
+  EXPECT_EQ(process_->counters.zero_faults, zero_faults);
+  // And it can go cold again.
+  PassUntilStaged();
+  ExpectAllHeld();
+}
+
 TEST_F(ReclaimerTest, EvictAllTellsHowFarItIs) {
   WriteVaried(0, kPagesPerChunk + 10);
   std::atomic<bool> cancel{false};

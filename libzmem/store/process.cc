@@ -104,6 +104,28 @@ void Process::DropUnregistered() {
   }
 }
 
+void Process::FindCgroup() {
+  auto found = std::make_shared<const MemoryCgroup>(MemoryCgroup::Of(pid));
+  {
+    MutexLock lock(cgroup_mutex_);
+    cgroup_ = std::move(found);
+  }
+  RefreshRoom();
+}
+
+int64_t Process::RefreshRoom() {
+  std::shared_ptr<const MemoryCgroup> cgroup;
+  {
+    MutexLock lock(cgroup_mutex_);
+    cgroup = cgroup_;
+  }
+  uint64_t bytes = cgroup == nullptr ? MemoryCgroup::kNoLimit : cgroup->RoomBytes();
+  int64_t pages =
+      static_cast<int64_t>(std::min(bytes / kPageBytes, static_cast<uint64_t>(kPlentyOfRoom)));
+  room_pages.store(pages, std::memory_order_relaxed);
+  return pages;
+}
+
 void Process::RemoveChunk(uint64_t chunk_number) {
   table.Remove(chunk_number, [this](PageEntry entry) { Retire(entry); });
 }

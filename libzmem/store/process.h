@@ -16,6 +16,7 @@
 #include "libzmem/base/page.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
+#include "libzmem/uffd/memory_cgroup.h"
 #include "libzmem/uffd/pagemap.h"
 #include "libzmem/uffd/remote_memory.h"
 #include "libzmem/uffd/userfaultfd.h"
@@ -116,6 +117,15 @@ class Process {
   // who holds the gate.
   bool arrivals_pending = false;
 
+  // Pages that the program's memory cgroup still takes, as far as we know: what is filled in is
+  // taken off, and the cgroup is asked again when little is left.
+  std::atomic<int64_t> room_pages{kPlentyOfRoom};
+  static constexpr int64_t kPlentyOfRoom = int64_t{1} << 40;
+  // Asks the cgroup. Returns room_pages. Thread-safe.
+  int64_t RefreshRoom();
+  // Looks up which cgroups the program is in. Needs `pid`. Thread-safe.
+  void FindCgroup();
+
   // When the program forked last, or was about to, by Clock; 0 never.
   std::atomic<int64_t> last_fork_ns{0};
 
@@ -141,6 +151,10 @@ class Process {
   // be had: the address space is gone, or the object is damaged.
   bool Decode(PageEntry entry, std::span<std::byte, kPageBytes> page,
               PageStore::Workspace& workspace) const;
+
+ private:
+  Mutex cgroup_mutex_;
+  std::shared_ptr<const MemoryCgroup> cgroup_ ABSL_GUARDED_BY(cgroup_mutex_);
 };
 
 }  // namespace zmem

@@ -35,6 +35,7 @@ class FaultThread final : public FaultObserver {
   FaultHandler& handler() { return *handler_; }
   Process& process() { return *process_; }
   bool gone() const { return gone_; }
+  bool room_wanted() const { return room_wanted_; }
   // Waits for the end of Run, which OnGone announces.
   void Join() { thread_.join(); }
   // Asks for a drain and waits until it is done.
@@ -47,6 +48,7 @@ class FaultThread final : public FaultObserver {
 
   // FaultObserver:
   void OnFork(std::shared_ptr<Process> child) override;
+  void OnRoomWanted() override { room_wanted_ = true; }
   void OnGone() override { gone_ = true; }
 
  private:
@@ -54,6 +56,7 @@ class FaultThread final : public FaultObserver {
   const Clock& clock_;
   std::unique_ptr<FaultHandler> handler_;
   std::atomic<bool> gone_{false};
+  std::atomic<bool> room_wanted_{false};
   Mutex mutex_;
   std::vector<std::shared_ptr<FaultThread>> children_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
