@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,20 +23,20 @@
 #include <cstring>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "libzmem/base/page.h"
 #include "tests/page_pattern.h"
 #include "tests/programs/command_loop.h"
 #include "tests/programs/operations_storm_memory.h"
+#include "tests/programs/operations_storm_turns.h"
 
 namespace zmem::storm {
 namespace {
 
 constexpr uint32_t kDeepest = 3;         // generations of forked children
 constexpr size_t kChildrenOfAWorld = 2;  // alive at once
-constexpr uint64_t kChildSteps = 150;    // of a forked child, at most
+constexpr uint64_t kChildSteps = 600;    // of a forked child, at most
 constexpr size_t kCommonPages = 64;      // that every thread and every signal handler reads
 constexpr size_t kThreadStackBytes = 48 * 1024;
 constexpr size_t kSignalStackBytes = 64 * 1024;
@@ -110,7 +111,11 @@ void* ThreadBody(void*) {
 class Worker {
  public:
   Worker(World& world, uint64_t seed, const SourceFile& source)
-      : world_(world), source_(source), random_(seed), memory_(*g_shared, world, random_, source) {}
+      : world_(world),
+        source_(source),
+        random_(seed),
+        memory_(*g_shared, world, random_, source),
+        turns_(random_) {}
 
   void RunThread(std::chrono::steady_clock::time_point deadline) {
     Begin();
@@ -135,52 +140,19 @@ class Worker {
     world_.state = WorldState::kRunning;
   }
 
-  // By turns the storm lets go, or little could be taken out: zmem leaves alone what is changing,
-  // what is not readable and writable, and what a living child shares.
-  static bool IsCalm() {
-    constexpr auto kTurn = std::chrono::milliseconds(500);
-    return std::chrono::steady_clock::now().time_since_epoch() / kTurn % 2 == 1;
-  }
-
-  Operation Choose() {
-    bool was_calm = std::exchange(calm_, IsCalm());
-    if (calm_ && !was_calm) memory_.SettleAll();
-    if (calm_ && Below(8) == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    Operation operation;
-    do {
-      operation = ChooseAny();
-    } while (calm_ && kOperations[static_cast<size_t>(operation)].changes_layout);
-    return operation;
-  }
-
-  Operation ChooseAny() {
-    static const unsigned total = [] {
-      unsigned sum = 0;
-      for (const OperationKind& kind : kOperations) sum += kind.weight;
-      return sum;
-    }();
-    auto left = static_cast<unsigned>(Below(total));
-    size_t index = 0;
-    while (left >= kOperations[index].weight) left -= kOperations[index++].weight;
-    return static_cast<Operation>(index);
-  }
-
   void DoStep() {
-    Operation operation = Choose();
-    size_t index = Below(kSlots);
-    Slot& slot = world_.slots[index];
-    auto first = static_cast<uint32_t>(Below(slot.pages));
-    Pages pages{first, static_cast<uint32_t>(first + 1 + Below(slot.pages - first))};
+    Plan plan = turns_.Next(world_, memory_);
+    Slot& slot = world_.slots[plan.slot];
     uint64_t step = world_.steps.load(std::memory_order_relaxed) + 1;
-    if (operation < Operation::kThread && operation != Operation::kVerify) {
+    if (plan.operation < Operation::kThread && plan.operation != Operation::kVerify) {
       std::rotate(slot.history.begin(), slot.history.begin() + 1, slot.history.end());
-      slot.history.back() = {step, operation, pages.first, pages.end};
+      slot.history.back() = {step, plan.operation, plan.pages.first, plan.pages.end};
     }
-    world_.slot = static_cast<uint32_t>(index);
-    world_.operation = operation;
+    world_.slot = plan.slot;
+    world_.operation = plan.operation;
     world_.steps = step;
-    g_shared->counts[static_cast<size_t>(operation)].fetch_add(1, std::memory_order_relaxed);
-    if (!memory_.Do(operation, slot, pages)) DoToProcess(operation);
+    g_shared->counts[static_cast<size_t>(plan.operation)].fetch_add(1, std::memory_order_relaxed);
+    if (!memory_.Do(plan.operation, slot, plan.pages)) DoToProcess(plan.operation);
     ReapChildren(WNOHANG);
   }
 
@@ -190,6 +162,8 @@ class Worker {
         return RunShortThread(nullptr);
       case Operation::kThreadOnOwnStack:
         return RunShortThread(own_stack_);
+      case Operation::kPeek:
+        return Peek();
       case Operation::kSignal:
         return SignalSomebody();
       case Operation::kFork:
@@ -221,6 +195,20 @@ class Worker {
     void* result = nullptr;
     pthread_join(thread, &result);
     if (result == nullptr) memory_.Fail("a thread read a wrong common page");
+  }
+
+  // Touches what another thread is just changing, through the kernel, which forgives a page that is
+  // not there. Whatever it reads, a page that comes back by this must be what its owner expects.
+  void Peek() {
+    if (world_.depth > 0) return;
+    const World& other = g_shared->worlds[Below(kThreads)];
+    const Slot& slot = other.slots[other.slot];
+    for (size_t page = Below(4); page < slot.pages; page += 1 + Below(4)) {
+      char byte;
+      iovec here{&byte, 1};
+      iovec there{slot.data + page * kPageBytes, 1};
+      process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+    }
   }
 
   // A thread of the first process signals another; a forked child signals itself.
@@ -335,8 +323,8 @@ class Worker {
   const SourceFile& source_;
   std::mt19937_64 random_;
   WorldMemory memory_;
+  Turns turns_;
   std::byte* own_stack_ = nullptr;
-  bool calm_ = false;
   std::array<World*, kChildrenOfAWorld> children_{};  // null: room for one
 };
 

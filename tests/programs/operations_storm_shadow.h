@@ -40,6 +40,7 @@ enum class Operation : uint8_t {
   kReadDirect,
   kThread,
   kThreadOnOwnStack,
+  kPeek,
   kSignal,
   kFork,
   kForkBare,
@@ -53,7 +54,7 @@ enum class Operation : uint8_t {
 struct OperationKind {
   const char* name;
   unsigned weight;      // how often it is chosen, among all; 0: it comes about in another way
-  bool changes_layout;  // so it is not done while it is calm
+  bool changes_layout;  // see operations_storm_turns.h
 };
 inline constexpr OperationKind kOperations[] = {
     {"none", 0, false},
@@ -81,6 +82,7 @@ inline constexpr OperationKind kOperations[] = {
     {"read O_DIRECT", 8, false},
     {"thread", 16, true},
     {"own stack", 10, true},
+    {"peek", 100, false},
     {"signal", 60, false},
     {"fork", 14, true},
     {"bare fork", 7, true},
