@@ -30,12 +30,16 @@ bool IsWanted(const Program& program, const std::vector<std::string>& only) {
 
 Comparison CompareVisibly(const Program& program, bool brief) {
   std::unique_ptr<RunLine> line;
-  return Compare(program, brief,
-                 {.started =
-                      [&](const Stage& stage, bool managed) {
-                        line = std::make_unique<RunLine>(program.name, managed, stage);
-                      },
-                  .ended = [&] { line.reset(); }});
+  Comparison comparison =
+      Compare(program, brief,
+              {.started =
+                   [&](const Stage& stage, bool managed) {
+                     line = std::make_unique<RunLine>(program.name, managed, stage);
+                   },
+               .ended = [&] { line.reset(); }});
+  std::printf("%s: %s\n", program.name.c_str(), VerdictName(comparison.verdict));
+  std::fflush(stdout);
+  return comparison;
 }
 
 int Main(const Arguments& arguments) {

@@ -14,6 +14,10 @@ std::vector<Program> RealPrograms() {
   for (Program& program : PythonTests()) programs.push_back(std::move(program));
   programs.push_back(Sqlite());
   for (Program& program : JavaCollectors()) programs.push_back(std::move(program));
+  programs.push_back(Postgres());
+  programs.push_back(Node());
+  programs.push_back(Compiler());
+  programs.push_back(Memcached());
   return programs;
 }
 

@@ -25,7 +25,11 @@ std::vector<Program> RealPrograms();
 
 // Each file next to this one makes its own.
 Program Redis();
+Program Memcached();
+Program Postgres();
 Program Sqlite();
+Program Node();
+Program Compiler();
 std::vector<Program> PythonTests();
 std::vector<Program> JavaCollectors();
 

@@ -65,7 +65,7 @@ std::vector<Program> PythonTests() {
   return {
       // test_mmap ends before the library would attach by itself, so it comes last.
       PythonTest("memory", {"test_json", "test_zlib", "test_mmap"}, true),
-      PythonTest("threads", {"test_threading"}, true),
+      PythonTest("threads", {"test_threading"}, false),
       PythonTest("children", {"test_subprocess"}, false),
       PythonTest("workers", {"test_multiprocessing_fork"}, false),
       PythonTest("signals", {"test_signal"}, false),

@@ -17,7 +17,7 @@ using std::chrono::seconds;
 
 constexpr uint64_t kDocuments = 30'000;  // about 110 MB
 constexpr uint64_t kBriefDocuments = 6'000;
-constexpr int kRounds = 3;
+constexpr int kRounds = 2;
 constexpr uint64_t kChurn = 500;  // documents written again while a child saves
 constexpr seconds kLoadTimeout{60};
 constexpr seconds kSaveTimeout{120};
@@ -131,7 +131,7 @@ std::vector<std::string> Benchmark(const Server& server, bool brief) {
           "-P",
           "8",
           "-n",
-          brief ? "20000" : "100000",
+          brief ? "20000" : "50000",
           "-r",
           "20000",
           "-d",
