@@ -84,9 +84,19 @@ TEST_F(Threads, DISABLED_EveryThreadOnAStackInTheHeapIsJoined) {
   ExpectGoodEnd();
 }
 
-// Wrong today: the page of a robust mutex that is out when its owner ends cannot be reached by the
-// kernel, which then marks neither this mutex nor those behind it in the owner's list.
-TEST_F(Threads, DISABLED_TheNextOwnerLearnsThatTheLastOneDied) {
+// A mutex that is out when its owner ends cannot be reached by the kernel, which then marks neither
+// it nor those behind it in the owner's list.
+TEST_F(Threads, TheNextOwnerLearnsThatTheLastOneDied) {
+  Start({"--owner-deaths", std::to_string(owner_deaths), "--shortest-hold-ms", "10"});
+  ExpectDoneUnderEvictions("owner deaths", 10);
+  ExpectStillManaged();
+  ExpectGoodEnd();
+}
+
+// Wrong today, once in some thousand deaths on a busy machine: a thread that locks a mutex and ends
+// between the reclaimer's look at the robust lists and its second look, after the move, is seen by
+// neither, and its mutex is out when it ends.
+TEST_F(Threads, DISABLED_TheNextOwnerLearnsThatTheLastOneDiedAtOnce) {
   Start({"--owner-deaths", std::to_string(owner_deaths)});
   ExpectDoneUnderEvictions("owner deaths", 10);
   ExpectStillManaged();
