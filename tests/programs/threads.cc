@@ -1,6 +1,6 @@
 // Subject program: does with threads, signals, identities, namespaces and limits what is hard on a
 // program whose memory is taken out at the same time, and checks that it went as without zmem.
-//   threads [--mib N] [--seed N] [--thread-starts N] [--owner-deaths N] [--shortest-hold-ms N]
+//   threads [--mib N] [--seed N] [--thread-starts N] [--owner-deaths N] [--shortest-life-ms N]
 //           [--storm-seconds N] [--descriptors N] [--spare-address-space-mib N]
 // Every wait for another thread is bounded: who waits longer says so.
 #include <fcntl.h>
@@ -50,7 +50,7 @@ struct Options {
   uint64_t seed = 1;
   size_t thread_starts = 100'000;
   size_t owner_deaths = 1'000;
-  unsigned shortest_hold_ms = 0;
+  unsigned shortest_life_ms = 0;
   unsigned storm_seconds = 5;
   size_t descriptors = 0;                   // use up this many; 0: leave the limit alone
   std::optional<size_t> spare_address_mib;  // limit what is left to this
@@ -292,6 +292,7 @@ class Subject {
         uint64_t page = random_() % region_.pages();
         std::string wrong = threads[i].Start(stack_of(i), kStackBytes, [&, page] {
           if (!VerifyPage(region_.page(page), page, kVersion)) ++wrong_pages;
+          std::this_thread::sleep_for(std::chrono::milliseconds(options_.shortest_life_ms));
         });
         if (!wrong.empty()) return wrong;
       }
@@ -335,7 +336,7 @@ class Subject {
   // How long an owner lives on with its mutex.
   unsigned HoldUs() {
     constexpr unsigned kLongestUs = 40'000;  // an eviction takes some 20 ms
-    return options_.shortest_hold_ms * 1000 + static_cast<unsigned>(random_() % kLongestUs);
+    return options_.shortest_life_ms * 1000 + static_cast<unsigned>(random_() % kLongestUs);
   }
 
   static void InitRobust(pthread_mutex_t* mutex) {
@@ -484,7 +485,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "of all choices");
   app.add_option("--thread-starts", options.thread_starts, "of each kind");
   app.add_option("--owner-deaths", options.owner_deaths, "of robust mutexes");
-  app.add_option("--shortest-hold-ms", options.shortest_hold_ms, "of an owner's life");
+  app.add_option("--shortest-life-ms", options.shortest_life_ms, "of a thread");
   app.add_option("--storm-seconds", options.storm_seconds, "of signals");
   app.add_option("--descriptors", options.descriptors, "allow so many, and use them all up");
   app.add_option("--spare-address-space-mib", options.spare_address_mib, "allow no more");
