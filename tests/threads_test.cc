@@ -74,19 +74,37 @@ TEST_F(Threads, EveryThreadIsJoined) {
   ExpectGoodEnd();
 }
 
-// Wrong today: the reclaimer knows the threads of up to 10 ms ago, and the control block of one
-// that has started since, in ordinary memory, goes out; if it is out when the thread ends, the
-// kernel cannot clear the thread's word in it, and pthread_join waits for ever.
-TEST_F(Threads, DISABLED_EveryThreadOnAStackInTheHeapIsJoined) {
+// Their control blocks are in ordinary memory. One that is out when its thread ends hangs
+// pthread_join: the kernel cannot clear the thread's word in it.
+TEST_F(Threads, EveryThreadOnAStackInTheHeapIsJoined) {
+  Start({"--thread-starts", std::to_string(thread_starts / 50), "--shortest-life-ms", "10"});
+  ExpectDoneUnderEvictions("start threads on our stacks", 10);
+  ExpectStillManaged();
+  ExpectGoodEnd();
+}
+
+// Wrong today, once in some hundred thousand starts on a busy machine: a thread that starts and
+// ends between the reclaimer's look at the threads and its second look, after the move, is seen by
+// neither, and its control block is out when it ends.
+TEST_F(Threads, DISABLED_EveryShortThreadOnAStackInTheHeapIsJoined) {
   Start({"--thread-starts", std::to_string(thread_starts)});
   ExpectDoneUnderEvictions("start threads on our stacks", 10);
   ExpectStillManaged();
   ExpectGoodEnd();
 }
 
-// Wrong today: the page of a robust mutex that is out when its owner ends cannot be reached by the
-// kernel, which then marks neither this mutex nor those behind it in the owner's list.
-TEST_F(Threads, DISABLED_TheNextOwnerLearnsThatTheLastOneDied) {
+// A mutex that is out when its owner ends cannot be reached by the kernel, which then marks neither
+// it nor those behind it in the owner's list.
+TEST_F(Threads, TheNextOwnerLearnsThatTheLastOneDied) {
+  Start({"--owner-deaths", std::to_string(owner_deaths), "--shortest-life-ms", "10"});
+  ExpectDoneUnderEvictions("owner deaths", 10);
+  ExpectStillManaged();
+  ExpectGoodEnd();
+}
+
+// Wrong today, once in some thousand deaths on a busy machine, for the same reason: a thread that
+// locks a mutex and ends between the two looks.
+TEST_F(Threads, DISABLED_TheNextOwnerLearnsThatTheLastOneDiedAtOnce) {
   Start({"--owner-deaths", std::to_string(owner_deaths)});
   ExpectDoneUnderEvictions("owner deaths", 10);
   ExpectStillManaged();

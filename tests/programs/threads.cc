@@ -1,7 +1,7 @@
 // Subject program: does with threads, signals, identities, namespaces and limits what is hard on a
 // program whose memory is taken out at the same time, and checks that it went as without zmem.
-//   threads [--mib N] [--seed N] [--thread-starts N] [--owner-deaths N] [--storm-seconds N]
-//           [--descriptors N] [--spare-address-space-mib N]
+//   threads [--mib N] [--seed N] [--thread-starts N] [--owner-deaths N] [--shortest-life-ms N]
+//           [--storm-seconds N] [--descriptors N] [--spare-address-space-mib N]
 // Every wait for another thread is bounded: who waits longer says so.
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -50,6 +50,7 @@ struct Options {
   uint64_t seed = 1;
   size_t thread_starts = 100'000;
   size_t owner_deaths = 1'000;
+  unsigned shortest_life_ms = 0;
   unsigned storm_seconds = 5;
   size_t descriptors = 0;                   // use up this many; 0: leave the limit alone
   std::optional<size_t> spare_address_mib;  // limit what is left to this
@@ -291,6 +292,7 @@ class Subject {
         uint64_t page = random_() % region_.pages();
         std::string wrong = threads[i].Start(stack_of(i), kStackBytes, [&, page] {
           if (!VerifyPage(region_.page(page), page, kVersion)) ++wrong_pages;
+          std::this_thread::sleep_for(std::chrono::milliseconds(options_.shortest_life_ms));
         });
         if (!wrong.empty()) return wrong;
       }
@@ -309,14 +311,13 @@ class Subject {
   };
 
   std::string LetOwnersDie() {
-    constexpr unsigned kLongestHoldUs = 40'000;  // an eviction takes some 20 ms
     auto mutexes = std::make_unique<MutexPage[]>(kMutexes);
     auto* locked = SharedArray<std::atomic<bool>>(kMutexes);
     std::array<JoinableThread, kMutexes> owners;
     std::string wrong;
     for (size_t i = 0; i < kMutexes && wrong.empty(); ++i) {
       InitRobust(&mutexes[i].mutex);
-      wrong = owners[i].Start(nullptr, kStackBytes, [&, i, hold_us = random_() % kLongestHoldUs] {
+      wrong = owners[i].Start(nullptr, kStackBytes, [&, i, hold_us = HoldUs()] {
         pthread_mutex_lock(&mutexes[i].mutex);
         locked[i] = true;
         std::this_thread::sleep_for(std::chrono::microseconds(hold_us));
@@ -330,6 +331,12 @@ class Subject {
     }
     munmap(locked, kMutexes * sizeof *locked);
     return wrong;
+  }
+
+  // How long an owner lives on with its mutex.
+  unsigned HoldUs() {
+    constexpr unsigned kLongestUs = 40'000;  // an eviction takes some 20 ms
+    return options_.shortest_life_ms * 1000 + static_cast<unsigned>(random_() % kLongestUs);
   }
 
   static void InitRobust(pthread_mutex_t* mutex) {
@@ -478,6 +485,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "of all choices");
   app.add_option("--thread-starts", options.thread_starts, "of each kind");
   app.add_option("--owner-deaths", options.owner_deaths, "of robust mutexes");
+  app.add_option("--shortest-life-ms", options.shortest_life_ms, "of a thread");
   app.add_option("--storm-seconds", options.storm_seconds, "of signals");
   app.add_option("--descriptors", options.descriptors, "allow so many, and use them all up");
   app.add_option("--spare-address-space-mib", options.spare_address_mib, "allow no more");
