@@ -6,10 +6,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <functional>
 #include <map>
 #include <optional>
 #include <random>
+#include <sstream>
 #include <thread>
 
 #include "libzmem/testing/managed.h"
@@ -408,7 +410,9 @@ class Torture : public ReclaimerTest {
             std::map<size_t, PageBytes>& model) {
     size_t page = first + random() % count;
     size_t pages = std::min<size_t>(1 + random() % 24, first + count - page);
-    switch (random() % 16) {
+    uint64_t choice = random() % 16;
+    for (size_t i = page; i < page + pages; ++i) Note(i, choice);
+    switch (choice) {
       case 0:
         ASSERT_EQ(madvise(memory_->data(page), pages * kPageBytes, MADV_DONTNEED), 0);
         for (size_t i = page; i < page + pages; ++i) model[i] = FilledPage(0);
@@ -427,6 +431,7 @@ class Torture : public ReclaimerTest {
         return;
       case 6: {
         size_t target = first + random() % (count - pages);
+        for (size_t i = target; i < target + pages; ++i) Note(i, 16);
         void* moved =
             mremap(memory_->data(page), pages * kPageBytes, pages * kPageBytes,
                    MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, memory_->data(target));
@@ -444,7 +449,7 @@ class Torture : public ReclaimerTest {
       case 7:
         ASSERT_EQ(mprotect(memory_->data(page), pages * kPageBytes, PROT_READ), 0);
         for (size_t i = page; i < page + pages; ++i) {
-          ASSERT_TRUE(memory_->Holds(i, model[i])) << "page " << i;
+          ASSERT_TRUE(memory_->Holds(i, model[i])) << Describe(i);
         }
         ASSERT_EQ(mprotect(memory_->data(page), pages * kPageBytes, PROT_READ | PROT_WRITE), 0);
         return;
@@ -456,10 +461,25 @@ class Torture : public ReclaimerTest {
         [[fallthrough]];
       default:
         for (size_t i = page; i < page + pages; ++i) {
-          ASSERT_TRUE(memory_->Holds(i, model[i])) << "page " << i;
+          ASSERT_TRUE(memory_->Holds(i, model[i])) << Describe(i);
         }
     }
   }
+
+  // What was done to each page, newest last: a letter for each choice of Step.
+  void Note(size_t page, uint64_t choice) {
+    std::string& history = history_[page];
+    history.push_back(static_cast<char>('a' + choice));
+    if (history.size() > 12) history.erase(0, 1);
+  }
+  std::string Describe(size_t page) {
+    const auto* words = reinterpret_cast<const uint64_t*>(memory_->data(page));
+    std::ostringstream text;
+    text << "page " << page << " begins with " << std::hex << words[0] << " " << words[1]
+         << ", lately " << history_[page] << ", entry " << entry(page).bits();
+    return text.str();
+  }
+  std::array<std::string, kChunks * kPagesPerChunk> history_;
 
   void MapAfresh(size_t page, size_t pages, std::map<size_t, PageBytes>& model) {
     void* fresh = mmap(memory_->data(page), pages * kPageBytes, PROT_READ | PROT_WRITE,
