@@ -35,7 +35,7 @@ constexpr int kMoveRetries = 3;
 
 enum class Outcome {
   kTooSmall,    // come again: later, when larger, or at once with a wiped token
-  kNoDaemon,    // nobody listens, or it hung up before anything was out
+  kNoDaemon,    // come again later: nobody listens, it hung up, or there is no room for staging
   kRefused,     // for good
   kDetached,    // zmemd has put everything back
   kDaemonDied,  // while pages may be out
@@ -76,6 +76,7 @@ class Agent {
   Outcome Serve();
   bool MapStaging();
   void UnmapStaging();
+  void UnlockStaging();
   void WipeTokenPage();
   bool RunMove(const wire::Move& move);
   // Moves what of `move` it can, into `report`.
@@ -203,6 +204,7 @@ uint64_t Agent::ResidentBytes() const {
 
 void Agent::Run() {
   if (!state_.options.required) SleepUnnoticed(kFirstSleepMs);
+  if (state_.is_child) state_.family->credit.store(Family::kSample);  // they live
   SetUp();
   if (LockDownThread() < 0) {
     Explain("the kernel does not let the agent lock itself down");
@@ -274,8 +276,8 @@ Outcome Agent::Connect() {
     return Outcome::kNoDaemon;
   }
   if (!MapStaging()) {
-    Explain("no address space is left for the staging area");
-    return Outcome::kRefused;
+    Explain("its limits of address space or locked memory leave no room for the staging area");
+    return Outcome::kNoDaemon;  // that may change
   }
   return SayHello();
 }
@@ -298,7 +300,7 @@ bool Agent::MapStaging() {
     staging_ = {aligned, aligned + bytes};
     for (wire::PageSet& slab : occupied_) slab = {};
     // A program that locks all it will ever map (MCL_FUTURE) would have these filled with pages.
-    Syscall(SYS_munlock, static_cast<long>(aligned), static_cast<long>(bytes));
+    UnlockStaging();
     Syscall(SYS_mprotect, static_cast<long>(aligned), static_cast<long>(bytes),
             PROT_READ | PROT_WRITE);
     // A child has no use for the copies, and a dump none for the doubles.
@@ -307,6 +309,10 @@ bool Agent::MapStaging() {
     return true;
   }
   return false;
+}
+
+void Agent::UnlockStaging() {
+  Syscall(SYS_munlock, static_cast<long>(staging_.start), static_cast<long>(staging_.bytes()));
 }
 
 void Agent::UnmapStaging() {
@@ -474,6 +480,7 @@ void Agent::NoteSlots(Address slab, const wire::PageSet& pages, bool hold) {
 
 void Agent::MoveRuns(const wire::Move& move, wire::Report* report) {
   int retries = 0;
+  bool unlocked = false;
   size_t page = move.pages.Next(0, true);
   while (page < kPagesPerChunk) {
     size_t end = move.pages.Next(page, false);
@@ -487,6 +494,12 @@ void Agent::MoveRuns(const wire::Move& move, wire::Report* report) {
       if (error == EAGAIN) {
         if (++retries < kMoveRetries) continue;
         break;  // the layout is changing: another time
+      }
+      if (error == EINVAL && !unlocked) {
+        // The program may have locked all its memory (mlockall), and the staging area with it.
+        UnlockStaging();
+        unlocked = true;
+        continue;
       }
       if (error == EBUSY) {
         ++report->busy;
@@ -515,8 +528,7 @@ void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::
     long bytes = static_cast<long>((end - page) * kPageBytes);
     long result = Syscall(SYS_madvise, at, bytes, advice);
     if (result == -EINVAL && staging_.Contains(start)) {
-      // The program has locked all its memory (mlockall), and ours with it.
-      Syscall(SYS_munlock, static_cast<long>(staging_.start), static_cast<long>(staging_.bytes()));
+      UnlockStaging();
       result = Syscall(SYS_madvise, at, bytes, advice);
     }
     if (result == 0) {

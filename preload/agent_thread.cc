@@ -12,8 +12,9 @@ namespace zmem {
 namespace {
 
 // The descriptor table is the program's until the agent needs one: copying it would cost a program
-// that ends or executes another at once. CLONE_FS is missing, with which the program could not enter
-// another mount namespace, and so is CLONE_SETTLS: the thread never uses thread-local storage.
+// that ends or executes another at once. CLONE_FS is missing, with which the program could not
+// enter another mount namespace, and so is CLONE_SETTLS: the thread never uses thread-local
+// storage.
 constexpr unsigned long kCloneFlags = CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
                                       CLONE_FILES | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
 

@@ -1,5 +1,5 @@
-// How threads of the program get something from the agent: they say what, wake it with a signal
-// that only its thread can take (it is blocked there, and stays pending), and wait on a futex.
+// How threads of the program get something from the agent: they say what, wake it with a signal to
+// its thread (where it is blocked, and stays pending until it is fetched), and wait on a futex.
 // The program's side is thread-safe and async-signal-safe: no allocation, no errno, no lock.
 #pragma once
 
@@ -10,8 +10,10 @@
 
 namespace zmem {
 
-// Never ignored while it is blocked, and of no use to anybody else's thread.
-inline constexpr int kBellSignal = 23;  // SIGURG
+// Fetching a signal takes those sent to the whole process as well, so it must be one that no
+// program sends or waits for. libc keeps this one to itself (SIGSETXID): it has no name, cannot be
+// blocked by a program, and goes to single threads only.
+inline constexpr int kBellSignal = 33;
 
 struct Bell {
   // The agent's thread; 0 when there is none. The kernel clears it, and wakes who waits on it, when

@@ -5,8 +5,8 @@
 namespace zmem {
 
 // Catches the signals that dump core, as far as the program leaves them at their default, and lets
-// each take its course once every page is back. Errors are ignored: such a signal then is as it was.
-// A stack that has overflowed, and SIGKILL, leave no room for it.
+// each take its course once every page is back. Errors are ignored: such a signal then is as it
+// was. A stack that has overflowed, and SIGKILL, leave no room for it.
 void CatchCoreDumps();
 
 }  // namespace zmem

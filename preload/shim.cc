@@ -124,7 +124,15 @@ AgentState* MapAgent() {
     munmap(mapping, kAgentMappingBytes);
     return nullptr;
   }
+  void* family =
+      mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (family == MAP_FAILED) {
+    munmap(token_page, kPageBytes);
+    munmap(mapping, kAgentMappingBytes);
+    return nullptr;
+  }
   auto* state = static_cast<AgentState*>(mapping);
+  state->family = new (family) Family();
   Address start = reinterpret_cast<Address>(mapping);
   state->mapping = {start, start + kAgentMappingBytes};
   state->token_page = static_cast<wire::Token*>(token_page);
@@ -145,10 +153,20 @@ void BeforeFork() {
 
 void AfterForkInParent() { g_agent->bell.forks.fetch_sub(1); }
 
+bool DeservesAgent(Family& family) {
+  uint32_t number = family.forks.fetch_add(1);
+  uint32_t credit = family.credit.load();
+  while (credit > 0) {
+    if (family.credit.compare_exchange_weak(credit, credit - 1)) return true;
+  }
+  return number % Family::kSample == 0;
+}
+
 // A child of fork has the agent's mapping but not its thread.
 void AfterForkInChild() {
   new (&g_agent->bell) Bell();
-  if (!g_sandboxed) StartAgentThread(g_agent);
+  g_agent->is_child = true;
+  if (!g_sandboxed && DeservesAgent(*g_agent->family)) StartAgentThread(g_agent);
 }
 
 __attribute__((constructor)) void Start() {

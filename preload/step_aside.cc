@@ -4,6 +4,7 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 
 #include "preload/raw_syscall.h"
@@ -105,6 +106,19 @@ ZMEM_EXPORTED int prctl(int operation, ...) {
   long d = va_arg(list, long);
   va_end(list);
   return static_cast<int>(zmem::SetErrno(zmem::Prctl(operation, a, b, c, d)));
+}
+
+// Guards are put up and taken down without an event (FACTS 11), and behind one that was taken down
+// again zeros must be found. Dropping the range as well is an event, and changes nothing else.
+ZMEM_EXPORTED int madvise(void* address, size_t bytes, int advice) {
+  constexpr int kMadvGuardInstall = 102;  // Linux 6.13
+  long start = zmem::raw::AsLong(address);
+  long length = static_cast<long>(bytes);
+  long result = zmem::Syscall(SYS_madvise, start, length, advice);
+  if (advice == kMadvGuardInstall && result == 0) {
+    zmem::Syscall(SYS_madvise, start, length, MADV_DONTNEED);
+  }
+  return static_cast<int>(zmem::SetErrno(result));
 }
 
 // The calls above as programs make them through syscall(2). Everything else goes straight to the

@@ -3,6 +3,7 @@
 // which the agent must not come under. libzmem.so wraps the calls of libc by which programs get
 // there, unshare, setns, prctl and syscall. The agent ends before such a call, after every page is
 // back, and starts again behind it, unless the program is in a sandbox by then.
+// One more is wrapped that the kernel tells nobody of: madvise, for the sake of guards.
 // Calls made without libc are not seen: they fail as in any program with a second thread.
 #pragma once
 

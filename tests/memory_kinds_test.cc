@@ -92,12 +92,9 @@ TEST_F(MemoryKinds, LockedMemoryComesBackAndStays) {
   ExpectDone("verify");
   ExpectDone("unlock all");
   EXPECT_EQ(StatusBytes(pid(), "VmLck"), 0);
-  again_at_end_ = 0;  // see the next test
 }
 
-// Disabled: mlockall fills the staging area, 128 MiB of the program's address space. Its slots are
-// taken from then on, and nothing of the program can be moved there any more.
-TEST_F(MemoryKinds, DISABLED_LockingAllMemoryDoesNotFillTheStagingArea) {
+TEST_F(MemoryKinds, LockingAllMemoryDoesNotFillTheStagingArea) {
   Start();
   int64_t before = ResidentBytes(pid());
   EvictAtLeast(daemon_, *child_, kLeastOut);
@@ -143,8 +140,7 @@ TEST_F(MemoryKinds, ProtectionsHoldForPagesThatAreOut) {
 
 // ---- guarded (11) ----
 
-// Disabled: a guard raises no event, so a page that is out comes back under it (README).
-TEST_F(MemoryKinds, DISABLED_PagesThatWereGuardedForAMomentReadAsZeros) {
+TEST_F(MemoryKinds, PagesThatWereGuardedForAMomentReadAsZeros) {
   StartAndEvict();
   ExpectDone("guard for a moment");
 }

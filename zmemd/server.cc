@@ -68,6 +68,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
   server->reclaim_options_.cold_age_ns = config.cold_age_ns;
   server->reclaim_options_.scan_interval_ns = config.scan_interval_ns;
+  absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
+  if (!nursery.ok()) return nursery.status();
+  server->nursery_ = *std::move(nursery);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }
@@ -193,16 +196,20 @@ std::shared_ptr<Process> Server::MakeProcess(Userfaultfd uffd) {
 
 absl::StatusOr<std::shared_ptr<Session>> Server::AddSession(std::shared_ptr<Process> process) {
   absl::StatusOr<std::shared_ptr<Session>> session =
-      Session::Start(std::move(process), *this, clock_, reclaim_options_);
+      Session::Create(std::move(process), *this, clock_, reclaim_options_);
   if (!session.ok()) return session.status();
+  if (absl::Status status = (*session)->StartServing(); !status.ok()) return status;
   MutexLock lock(mutex_);
   sessions_.push_back(*session);
   return session;
 }
 
 void Server::OnForkedSession(std::shared_ptr<Session> child) {
-  MutexLock lock(mutex_);
-  sessions_.push_back(std::move(child));
+  {
+    MutexLock lock(mutex_);
+    sessions_.push_back(child);
+  }
+  nursery_->Add(std::move(child));
 }
 
 std::vector<std::shared_ptr<Session>> Server::Sessions() const {

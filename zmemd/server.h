@@ -23,6 +23,7 @@
 #include "zmemd/config.h"
 #include "zmemd/control.h"
 #include "zmemd/keeper.h"
+#include "zmemd/nursery.h"
 #include "zmemd/session.h"
 
 namespace zmem {
@@ -94,6 +95,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
   size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uid_t, size_t> connections_of_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Nursery> nursery_;
   // What ended sessions have counted.
   uint64_t past_faults_ ABSL_GUARDED_BY(mutex_) = 0;
   LatencyHistogram past_latency_;

@@ -20,17 +20,10 @@
 namespace zmem {
 namespace {
 
-// A fault's thread must run at once when it is woken, beside a program that keeps its CPU busy.
-constexpr int kFaultThreadNice = -15;
 // How long an agent may take to close its end after Detach. A stopped one does so when it goes on;
 // its threads wait until then.
 constexpr int kDetachTimeoutMs = 2000;
 constexpr auto kProgressPeriod = std::chrono::milliseconds(100);
-
-void Raise(const char* name) {
-  pthread_setname_np(pthread_self(), name);
-  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kFaultThreadNice);
-}
 
 uint64_t ResidentBytes(pid_t pid) {
   std::string text;
@@ -49,9 +42,15 @@ nlohmann::json Latency(const LatencyHistogram& histogram) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<Session>> Session::Start(std::shared_ptr<Process> process,
-                                                        SessionParent& parent, const Clock& clock,
-                                                        const Reclaimer::Options& options) {
+void RaiseServingThread(const char* name) {
+  constexpr int kNice = -15;
+  pthread_setname_np(pthread_self(), name);
+  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
+}
+
+absl::StatusOr<std::shared_ptr<Session>> Session::Create(std::shared_ptr<Process> process,
+                                                         SessionParent& parent, const Clock& clock,
+                                                         const Reclaimer::Options& options) {
   std::shared_ptr<Session> session(new Session(process, parent, clock, options));
   session->wake_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!session->wake_fd_.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
@@ -59,16 +58,20 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(std::shared_ptr<Process>
       FaultHandler::Create(std::move(process), *session, clock);
   if (!faults.ok()) return faults.status();
   session->faults_ = *std::move(faults);
+  return session;
+}
+
+absl::Status Session::StartServing() {
   try {
-    session->fault_thread_ = std::thread([raw = session.get()] {
-      Raise("zmem-fault");
-      raw->faults_->Run();
+    fault_thread_ = std::thread([this] {
+      RaiseServingThread("zmem-fault");
+      faults_->Run();
     });
   } catch (const std::system_error& error) {
     return absl::ResourceExhaustedError(
         absl::StrCat("cannot start a fault thread: ", error.what()));
   }
-  return session;
+  return absl::OkStatus();
 }
 
 Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock,
@@ -77,7 +80,7 @@ Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const 
 
 Session::~Session() {
   parent_.OnAgentChange(process_->uffd.fd(), false);
-  if (!fault_thread_.joinable()) return;  // it could not be started
+  if (!fault_thread_.joinable()) return;  // it was never started
   faults_->Stop();
   fault_thread_.join();
 }
@@ -104,7 +107,7 @@ void Session::SetHasAgent(bool has_agent) {
 
 void Session::OnFork(std::shared_ptr<Process> child) {
   absl::StatusOr<std::shared_ptr<Session>> session =
-      Start(std::move(child), parent_, clock_, options_);
+      Create(std::move(child), parent_, clock_, options_);
   if (session.ok()) {
     parent_.OnForkedSession(*std::move(session));
   } else {

@@ -30,10 +30,15 @@ namespace zmem {
 
 class Session;
 
+// Names the calling thread and lets it run at once when it is woken, beside a program that keeps
+// its CPU busy.
+void RaiseServingThread(const char* name);
+
 // What a session tells the daemon. Called from its threads: quick, no waiting.
 class SessionParent {
  public:
   virtual ~SessionParent() = default;
+  // `child` is to be served from now on.
   virtual void OnForkedSession(std::shared_ptr<Session> child) = 0;
   // The program of this userfaultfd has an agent from now on, or none any more.
   virtual void OnAgentChange(int uffd, bool has_agent) = 0;
@@ -53,10 +58,18 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // reclaimer's page buffers, the histogram.
   static constexpr uint64_t kFixedBytes = 600 * 1024;
 
-  // Starts the fault thread.
-  static absl::StatusOr<std::shared_ptr<Session>> Start(std::shared_ptr<Process> process,
-                                                        SessionParent& parent, const Clock& clock,
-                                                        const Reclaimer::Options& options);
+  // Nobody serves it yet. Errors: what eventfd(2) says.
+  static absl::StatusOr<std::shared_ptr<Session>> Create(std::shared_ptr<Process> process,
+                                                         SessionParent& parent, const Clock& clock,
+                                                         const Reclaimer::Options& options);
+  // Starts its fault thread. Once; ServeOnce must not be called any more.
+  // Errors: ResourceExhausted.
+  absl::Status StartServing();
+  // Answers what waits now, in place of that thread. False when the address space is gone.
+  bool ServeOnce() { return faults_->Turn(0); }
+  // Nothing has to be done for it but to wait for messages.
+  bool quiet() const { return faults_->idle(); }
+  int uffd() const { return process_->uffd.fd(); }
   ~Session() override;
 
   // True for the first who asks: a forked session gets one agent.

@@ -24,7 +24,7 @@ int LastCpu(int stat_fd) {
 
 }  // namespace
 
-void CpuFollower::OnFault(pid_t pid, pid_t tid, int64_t now_ns) {
+void CpuFollower::OnMessage(pid_t pid, pid_t tid, int64_t now_ns) {
   ++faults_since_look_;
   int64_t gap_ns = now_ns - last_look_ns_;
   bool due = faults_since_look_ >= kFaultsPerLook || gap_ns > kLookAgainNs;

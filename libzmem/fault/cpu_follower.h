@@ -13,8 +13,8 @@ namespace zmem {
 
 class CpuFollower {
  public:
-  // Call for each fault, with the thread that raised it (0: unknown) in process `pid`.
-  void OnFault(pid_t pid, pid_t tid, int64_t now_ns);
+  // Call for each fault and fork, with the thread that raised it (0: unknown) in process `pid`.
+  void OnMessage(pid_t pid, pid_t tid, int64_t now_ns);
 
  private:
   void Look(pid_t pid, pid_t tid);

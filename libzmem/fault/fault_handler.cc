@@ -68,27 +68,29 @@ int FaultHandler::PollTimeoutMs() const {
 }
 
 void FaultHandler::Run() {
-  while (!stop_.load(std::memory_order_acquire)) {
-    pollfd fds[2] = {{process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
-    sys::Poll(fds, 2, PollTimeoutMs());
-    if ((fds[1].revents & POLLIN) != 0) {
-      eventfd_t ignored;
-      eventfd_read(wake_fd_.get(), &ignored);
-    }
-    if ((fds[0].revents & POLLERR) != 0) {
-      // The descriptor's flags are shared with the program, which has made it blocking.
-      fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
-    }
-    GateLock lock(process_->gate);
-    ServeMessages();
-    if (process_->arrivals_pending) SettleArrivals();
-    if (pending_count_ > 0) HandlePending();
-    if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
-    if (process_->gone.load(std::memory_order_acquire)) {
-      observer_.OnGone();
-      return;
-    }
+  while (!stop_.load(std::memory_order_acquire) && Turn(PollTimeoutMs())) {
   }
+}
+
+bool FaultHandler::Turn(int timeout_ms) {
+  pollfd fds[2] = {{process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
+  sys::Poll(fds, 2, timeout_ms);
+  if ((fds[1].revents & POLLIN) != 0) {
+    eventfd_t ignored;
+    eventfd_read(wake_fd_.get(), &ignored);
+  }
+  if ((fds[0].revents & POLLERR) != 0) {
+    // The descriptor's flags are shared with the program, which has made it blocking.
+    fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
+  }
+  GateLock lock(process_->gate);
+  ServeMessages();
+  if (process_->arrivals_pending) SettleArrivals();
+  if (pending_count_ > 0) HandlePending();
+  if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
+  if (!process_->gone.load(std::memory_order_acquire)) return true;
+  observer_.OnGone();
+  return false;
 }
 
 void FaultHandler::ServeMessages() {
@@ -116,6 +118,9 @@ void FaultHandler::ApplyEvent(const uffd_msg& message) {
     case UFFD_EVENT_FORK:
       process_->last_fork_ns.store(clock_.now_ns(), std::memory_order_relaxed);
       observer_.OnFork(events_.OnFork(UniqueFd(static_cast<int>(message.arg.fork.ufd))));
+      if (process_->bound.load(std::memory_order_acquire)) {
+        follower_.OnMessage(process_->pid, process_->pid, clock_.now_ns());
+      }
       return;
     case UFFD_EVENT_REMAP:
       events_.OnRemap(message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
@@ -140,8 +145,8 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
     process_->fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read_ns));
     ReadAhead(page);
     if (process_->bound.load(std::memory_order_acquire)) {
-      follower_.OnFault(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
-                        read_ns);
+      follower_.OnMessage(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
+                          read_ns);
     }
     return;
   }
@@ -186,6 +191,11 @@ void FaultHandler::TakeRoom(size_t pages) {
 
 bool FaultHandler::Answer(Address page, bool write) {
   if (page == process_->token_page) return AnswerWithToken(page);
+  if (write && process_->staging.Contains(page)) {
+    // Nobody writes there but the kernel, for a program that locks all its memory (mlockall). It
+    // would fill the whole area; an error makes it pass on.
+    return Settle(process_->uffd.Poison(page), page);
+  }
   if (!HaveRoom()) return false;
   std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
   PageState state =

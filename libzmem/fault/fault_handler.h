@@ -45,6 +45,11 @@ class FaultHandler {
 
   // The thread's body: returns after Stop, or when the address space is gone.
   void Run();
+  // One turn of it, for whoever serves several processes that are quiet as a rule: waits for a
+  // message up to `timeout_ms` and answers what there is. False when the address space is gone.
+  bool Turn(int timeout_ms);
+  // Whether there is nothing to do but to wait for messages.
+  bool idle() const { return PollTimeoutMs() < 0; }
 
   // Makes Run return. Thread-safe.
   void Stop();

@@ -50,6 +50,8 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
   child->counters.CopyLevels(process_.counters);
   child->token_page = process_.token_page;
   child->agent = process_.agent;
+  child->last_fork_ns.store(process_.last_fork_ns.load(std::memory_order_relaxed),
+                            std::memory_order_relaxed);
   return child;
 }
 

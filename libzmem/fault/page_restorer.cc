@@ -17,11 +17,20 @@ void Set(Chunk& chunk, size_t page, PageEntry from, PageEntry to) {
 
 }  // namespace
 
-PageRestorer::PageRestorer(Process& process)
-    : process_(process), buffer_(std::make_unique<Buffer>()) {}
+PageRestorer::PageRestorer(Process& process) : process_(process) {}
+
+struct alignas(kPageBytes) PageRestorer::Tools {
+  std::array<std::byte, kBufferPages * kPageBytes> bytes;
+  PageStore::Workspace workspace;
+};
+
+PageRestorer::Tools& PageRestorer::tools() {
+  static thread_local std::unique_ptr<Tools> tools = std::make_unique_for_overwrite<Tools>();
+  return *tools;
+}
 
 std::span<std::byte, kPageBytes> PageRestorer::buffer_page(size_t index) {
-  return std::span<std::byte, kPageBytes>(buffer_->bytes.data() + index * kPageBytes, kPageBytes);
+  return std::span<std::byte, kPageBytes>(tools().bytes.data() + index * kPageBytes, kPageBytes);
 }
 
 size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged) {
@@ -36,7 +45,7 @@ size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages, boo
       swapped = chunk.Transition(start + claimed, entry, entry.With(PageEntry::kRestoring));
     }
     if (!swapped) break;
-    if (!process_.Decode(entry, buffer_page(claimed), workspace_)) {
+    if (!process_.Decode(entry, buffer_page(claimed), tools().workspace)) {
       Set(chunk, start + claimed, entry.With(PageEntry::kRestoring), entry);
       *damaged = true;
       break;
@@ -58,10 +67,10 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
   if (claimed == 0) return damaged ? Poison(*chunk, first) : FillResult::kDone;
 
   size_t filled = 0;
-  FillResult result = process_.uffd.Copy(first, buffer_->bytes.data(), claimed, &filled);
+  FillResult result = process_.uffd.Copy(first, tools().bytes.data(), claimed, &filled);
   // The kernel fills nothing of a range that reaches into another mapping.
   for (size_t pages = claimed / 2; result == FillResult::kAbsent && pages > 0; pages /= 2) {
-    result = process_.uffd.Copy(first, buffer_->bytes.data(), pages, &filled);
+    result = process_.uffd.Copy(first, tools().bytes.data(), pages, &filled);
   }
   size_t start = PageInChunk(first);
   for (size_t i = 0; i < claimed; ++i) {
@@ -100,7 +109,7 @@ void PageRestorer::StoreStagedPages(Chunk& chunk) {
       PageEntry busy = entry.With(PageEntry::kRestoring);
       if (!chunk.Transition(page, entry, busy)) continue;
       PageEntry stored = PageEntry::Lost();
-      if (process_.Decode(entry, buffer_page(0), workspace_)) {
+      if (process_.Decode(entry, buffer_page(0), tools().workspace)) {
         stored = process_.store.PutRaw(buffer_page(0));
         process_.counters.AddStored(stored);
       }

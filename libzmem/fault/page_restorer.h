@@ -1,6 +1,7 @@
 // Puts pages back into the program: claims their entries, decodes them into one buffer, fills them
 // in with one call, and lets go of what was stored.
-// Belongs to the fault thread, the only one that ever fills a page. No allocation, no logging.
+// Belongs to the fault thread, the only one that ever fills a page. No allocation but once, no
+// logging.
 #pragma once
 
 #include <array>
@@ -41,12 +42,12 @@ class PageRestorer {
   size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged);
   std::span<std::byte, kPageBytes> buffer_page(size_t index);
 
+  struct Tools;
+  // Of the calling thread, which may serve many processes that never want a page. Made when the
+  // first one is wanted.
+  static Tools& tools();
+
   Process& process_;
-  PageStore::Workspace workspace_;
-  struct alignas(kPageBytes) Buffer {
-    std::array<std::byte, kBufferPages * kPageBytes> bytes;
-  };
-  std::unique_ptr<Buffer> buffer_;
   std::array<PageEntry, kBufferPages> claimed_;
 };
 

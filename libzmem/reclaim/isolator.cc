@@ -136,12 +136,30 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
 
 absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::PageSet pages,
                                                 size_t slab) {
-  Address chunk_start = chunk_number << kChunkShift;
   if (absl::Status idle = agent_.AwaitIdle(); !idle.ok()) return idle;
   if (cut_off_[slab]) {
     if (process_.uffd.Register(SlabRange(slab)) != 0) return wire::PageSet{};
     cut_off_[slab] = false;
   }
+  bool foreign = false;
+  absl::StatusOr<wire::PageSet> moved = MoveOut(chunk_number, pages, slab, &foreign);
+  if (!moved.ok() || !foreign) return moved;
+  // Something got into the slab that no entry knows of: a program that locks all its memory fills
+  // ours too.
+  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
+  wire::PageSet unknown;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    PageEntry entry = chunk == nullptr ? PageEntry() : chunk->Load(page);
+    bool needed = entry.state() == PageState::kStaged && entry.slot() == SlotOf(slab, page);
+    if (!needed) unknown.Add(page);
+  }
+  if (absl::Status status = Discard(unknown, slab); !status.ok()) return status;
+  return moved;
+}
+
+absl::StatusOr<wire::PageSet> Isolator::MoveOut(uint64_t chunk_number, wire::PageSet pages,
+                                                size_t slab, bool* foreign) {
+  Address chunk_start = chunk_number << kChunkShift;
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) {
     return absl::UnavailableError("the program is gone");
@@ -161,6 +179,7 @@ absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::Pag
     // A target must be registered: from here on the order cannot be carried out any more.
     cut_off_[slab] = process_.uffd.Unregister(SlabRange(slab)) == 0;
   }
+  *foreign = report.ok() && report->exists > 0;
   wire::PageSet moved = report.ok() ? report->done.And(claimed) : FindMoved(claimed, slab);
   ForEach(claimed, [&](size_t page) {
     PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
@@ -228,14 +247,20 @@ absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::Page
   return returned;
 }
 
+wire::PageSet Isolator::Exclusive(uint64_t chunk_number, wire::PageSet pages) const {
+  std::array<bool, kPagesPerChunk> exclusive;
+  if (process_.pagemap.FindExclusive(chunk_number << kChunkShift, exclusive) != 0) return {};
+  wire::PageSet result;
+  ForEach(pages, [&](size_t page) {
+    if (exclusive[page]) result.Add(page);
+  });
+  return result;
+}
+
 absl::StatusOr<wire::PageSet> Isolator::Unshare(uint64_t chunk_number, wire::PageSet pages) {
   wire::Populate populate{};
   populate.chunk = chunk_number << kChunkShift;
-  std::array<bool, kPagesPerChunk> exclusive;
-  if (process_.pagemap.FindExclusive(populate.chunk, exclusive) != 0) return wire::PageSet{};
-  ForEach(pages, [&](size_t page) {
-    if (exclusive[page]) populate.pages.Add(page);
-  });
+  populate.pages = Exclusive(chunk_number, pages);
   if (populate.pages.empty()) return populate.pages;
   absl::StatusOr<wire::Report> report = agent_.Populate(populate);
   if (!report.ok()) return report.status();

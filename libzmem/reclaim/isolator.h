@@ -47,6 +47,9 @@ class Isolator {
   absl::StatusOr<wire::PageSet> Return(uint64_t chunk_number, wire::PageSet pages, size_t slab,
                                        uint64_t flags);
 
+  // Those of `pages` that are in memory and mapped by nobody else.
+  wire::PageSet Exclusive(uint64_t chunk_number, wire::PageSet pages) const;
+
   // Makes those of `pages` the program's own again that a fork had shared, if no relative shares
   // them any more: the kernel does not move them otherwise (FACTS 15). Returns them.
   absl::StatusOr<wire::PageSet> Unshare(uint64_t chunk_number, wire::PageSet pages);
@@ -61,6 +64,10 @@ class Isolator {
   bool NothingKnown(AddressRange range);
   // Whether chunks that `mapping` reaches into have pages that we registered.
   bool IsRegistered(AddressRange mapping);
+  // One order to move `pages` out, under the gate. `foreign` becomes true if slots that should be
+  // empty are not.
+  absl::StatusOr<wire::PageSet> MoveOut(uint64_t chunk_number, wire::PageSet pages, size_t slab,
+                                        bool* foreign);
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
   void ReleaseQuarantine(Chunk& chunk, Address chunk_start);

@@ -211,6 +211,10 @@ absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageS
 
 absl::StatusOr<wire::PageSet> Reclaimer::IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
                                                         size_t slab) {
+  if (process_.last_fork_ns.load(std::memory_order_relaxed) != 0) {
+    // What a relative still shares the kernel does not move (FACTS 15).
+    wanted = isolator_.Exclusive(chunk_number, wanted);
+  }
   absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(chunk_number, wanted, slab);
   if (!moved.ok()) return moved;
   wire::PageSet refused = wanted.And(process_.table.Registered(chunk_number)).Without(*moved);

@@ -477,6 +477,13 @@ class Torture : public ReclaimerTest {
     std::ostringstream text;
     text << "page " << page << " begins with " << std::hex << words[0] << " " << words[1]
          << ", lately " << history_[page] << ", entry " << entry(page).bits();
+    AddressMap map = OrDie(AddressMap::Read(getpid(), {}));
+    bool registered =
+        std::any_of(map.registered().begin(), map.registered().end(),
+                    [&](AddressRange range) { return range.Contains(memory_->address(page)); });
+    wire::PageSet known = process_->table.Registered(ChunkNumber(memory_->address(page)));
+    text << (registered ? ", registered" : ", not registered")
+         << (known.Has(page % kPagesPerChunk) ? ", known to be" : "");
     return text.str();
   }
   std::array<std::string, kChunks * kPagesPerChunk> history_;

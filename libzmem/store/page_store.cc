@@ -97,6 +97,7 @@ void PageStore::Release(PageEntry entry) {
     auto found = extra_holders_.find(entry.handle().granule);
     if (found != extra_holders_.end()) {
       if (--found->second == 0) extra_holders_.erase(found);
+      if (extra_holders_.empty()) extra_holders_ = {};  // gives its memory back
       return;
     }
   }
