@@ -584,7 +584,7 @@ long Agent::Receive(void* buffer, int* descriptor) {
   int64_t until_ms = NowMs() + kAnswerTimeoutMs;
   for (int64_t left_ms = kAnswerTimeoutMs; !Listen(left_ms); left_ms = until_ms - NowMs()) {
     if (leaving_) return -ECANCELED;
-    if (left_ms <= 0) return -EAGAIN;
+    if (NowMs() >= until_ms) return -EAGAIN;
   }
   iovec vector{buffer, wire::kMaxMessageBytes};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];

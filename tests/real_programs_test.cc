@@ -1,5 +1,7 @@
 // A short selection of `./bazelw run //tests:real_programs`: programs that are evicted all the time
 // end as they end unmanaged. Those that are not installed are skipped.
+#include <cctype>
+
 #include "tests/real_programs/comparison.h"
 #include "tests/system_test.h"
 
@@ -65,7 +67,7 @@ TEST_F(RealProgramComparison, FailsWithAProgramThatFails) {
 INSTANTIATE_TEST_SUITE_P(All, RealProgram, testing::ValuesIn(ShortSelection()),
                          [](const testing::TestParamInfo<Program>& info) {
                            std::string name = info.param.name;
-                           std::erase_if(name, [](char c) { return c == ' '; });
+                           std::erase_if(name, [](unsigned char c) { return !std::isalnum(c); });
                            return name;
                          });
 

@@ -32,6 +32,27 @@ TEST_F(StockPrograms, PythonFindsItsDictionaryAgain) {
   daemon.Stop();
 }
 
+// As PostgreSQL waits: signals sent to the process, blocked, and fetched. The agent fetches one of
+// its own, and must not get hold of others.
+TEST_F(StockPrograms, PythonGetsEverySignalItWaitsFor) {
+  constexpr char kScript[] = R"(
+import os, signal, time
+wanted = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+lost = 0
+for sleep in range(3):
+    for number in wanted:
+        os.kill(os.getpid(), number)
+    time.sleep(0.4)
+    for number in wanted:
+        lost += signal.sigtimedwait([number], 0) is None
+print("lost", lost)
+)";
+  Daemon daemon;
+  CommandResult result = RunCommand(Managed(daemon, {kPython, "-c", kScript}), kAnswerTimeout);
+  EXPECT_EQ(result.output, "lost 0\n") << result.errors;
+}
+
 constexpr uint64_t kDocuments = 40'000;  // about 140 MB
 
 class StockRedis : public SystemTest {

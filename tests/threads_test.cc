@@ -200,8 +200,9 @@ TEST_F(Threads, AProgramWithNoAddressSpaceToSpareRunsUnmanaged) {
   child_ = std::make_unique<Child>(
       Managed(*daemon_, Subject("threads", {"--spare-address-space-mib", "1"})));
   EXPECT_EQ(child_->ReadLine(kAnswerTimeout), "ready");
-  WaitUntil("the agent to say why", kAnswerTimeout,
-            [&] { return child_->errors().find("no address space is left") != std::string::npos; });
+  WaitUntil("the agent to say why", kAnswerTimeout, [&] {
+    return child_->errors().find("no room for the staging area") != std::string::npos;
+  });
   EXPECT_FALSE(daemon_->Attached(child_->pid()));
   ExpectDone("fork and verify");
   ExpectGoodEnd();

@@ -50,9 +50,7 @@ SharedRegion::~SharedRegion() {
 }
 
 int SharedRegion::Discard(uint64_t offset, uint64_t bytes) const {
-  int result = fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                         static_cast<off_t>(offset), static_cast<off_t>(bytes));
-  return result == 0 ? 0 : -errno;
+  return sys::Fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
 }
 
 }  // namespace zmem

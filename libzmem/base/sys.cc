@@ -61,6 +61,24 @@ ssize_t ReadNoWait(int fd, void* buffer, size_t bytes) {
   return result >= 0 ? result : -errno;
 }
 
+ssize_t Sendmsg(int fd, const msghdr* message, int flags) {
+  if (int error = InjectedErrno(Call::kSendmsg)) return -error;
+  ssize_t result = sendmsg(fd, message, flags);
+  return result >= 0 ? result : -errno;
+}
+
+ssize_t Recvmsg(int fd, msghdr* message, int flags) {
+  if (int error = InjectedErrno(Call::kRecvmsg)) return -error;
+  ssize_t result = recvmsg(fd, message, flags);
+  return result >= 0 ? result : -errno;
+}
+
+int Fallocate(int fd, int mode, uint64_t offset, uint64_t bytes) {
+  if (int error = InjectedErrno(Call::kFallocate)) return -error;
+  int result = fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  return result == 0 ? 0 : -errno;
+}
+
 int Poll(pollfd* fds, size_t count, int timeout_ms) {
   if (int error = InjectedErrno(Call::kPoll)) return -error;
   for (;;) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <cstddef>
@@ -39,7 +40,7 @@ class UniqueFd {
 
 namespace sys {
 
-enum class Call { kOpen, kRead, kPread, kIoctl, kMmap, kFallocate, kSendmsg, kRecvmsg, kPoll };
+enum class Call { kOpen, kRead, kPread, kIoctl, kFallocate, kSendmsg, kRecvmsg, kPoll };
 
 // What a test installs to make calls fail. ErrnoFor returns 0 to let the call happen, or the errno
 // with which it fails instead. `detail` is the ioctl's request number, else 0.
@@ -62,6 +63,11 @@ ssize_t Pread(int fd, void* buffer, size_t bytes, uint64_t offset);
 // Reads without blocking, whatever the descriptor's O_NONBLOCK says: its flags belong to the peer
 // who shares it. Returns the bytes read, or a negative errno, -EAGAIN when there is nothing.
 ssize_t ReadNoWait(int fd, void* buffer, size_t bytes);
+// As sendmsg(2) and recvmsg(2). Return the bytes, or a negative errno.
+ssize_t Sendmsg(int fd, const msghdr* message, int flags);
+ssize_t Recvmsg(int fd, msghdr* message, int flags);
+// As fallocate(2). Returns 0 or a negative errno.
+int Fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
 // As poll(2), retried on EINTR. Returns the number of ready descriptors, or a negative errno.
 int Poll(pollfd* fds, size_t count, int timeout_ms);
 

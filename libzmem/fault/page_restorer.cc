@@ -94,7 +94,11 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
 FillResult PageRestorer::Poison(Chunk& chunk, Address page) {
   size_t index = PageInChunk(page);
   PageEntry entry = chunk.Load(index);
-  if (entry.state() == PageState::kStaged) return FillResult::kGone;
+  if (entry.state() == PageState::kStaged) {
+    // Its slot cannot be read: because the program has ended, or for want of memory, which passes.
+    bool gone = process_.FillTokenPage() == FillResult::kGone;
+    return gone ? FillResult::kGone : FillResult::kFailed;
+  }
   FillResult result = process_.uffd.Poison(page);
   if (result != FillResult::kDone) return result;
   if (chunk.Transition(index, entry, PageEntry())) process_.Retire(entry);

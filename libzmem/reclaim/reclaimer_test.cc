@@ -401,6 +401,65 @@ TEST_F(SmallPool, WhatAScanTookAndDoesNotFitGoesBack) {
   ExpectNothingOut();
 }
 
+// Makes the one call with a given number fail.
+class FailOnce : public sys::FailureInjector {
+ public:
+  FailOnce(uint64_t number, int error) : number_(number), error_(error) {
+    sys::SetFailureInjector(this);
+  }
+  ~FailOnce() override { sys::SetFailureInjector(nullptr); }
+  int ErrnoFor(sys::Call, uint64_t) override { return calls_++ == number_ ? error_ : 0; }
+  bool failed() const { return calls_ > number_; }
+
+ private:
+  const uint64_t number_;
+  const int error_;
+  std::atomic<uint64_t> calls_{0};
+};
+
+// Whichever system call fails, a page stays or comes back.
+class BadLuck : public ReclaimerTest, public testing::WithParamInterface<int> {
+ protected:
+  // Everything that happens to pages in their lives.
+  void Live(uint64_t version) {
+    for (size_t page = 0; page < 40; ++page) {
+      Write(page, page % 3 == 0 ? FilledPage(version) : CompressiblePage(version * 100 + page));
+    }
+    std::atomic<bool> cancel{false};
+    reclaimer_->EvictAll(cancel, nullptr).IgnoreError();
+    for (size_t page = 0; page < 40; page += 7) ExpectHeld(page);
+    PassWhatever(2 * kSecond);
+    ASSERT_EQ(madvise(memory_->data(20), 4 * kPageBytes, MADV_DONTNEED), 0);
+    for (size_t page = 20; page < 24; ++page) expected_[page] = FilledPage(0);
+    reclaimer_->EvictAll(cancel, nullptr).IgnoreError();
+  }
+  void PassWhatever(int64_t ns) {
+    clock_.Advance(ns);
+    reclaimer_->Tick().IgnoreError();  // an error ends the session, which is then drained
+  }
+  void ExpectHeld(size_t page) {
+    EXPECT_TRUE(memory_->Holds(page, expected_[page])) << "page " << page;
+  }
+};
+
+TEST_P(BadLuck, LosesNothing) {
+  constexpr uint64_t kMostCalls = 2000;
+  uint64_t number = 0;
+  for (bool failed = true; failed && number < kMostCalls && !HasFailure(); ++number) {
+    FailOnce fail(number, GetParam());
+    Live(number);
+    failed = fail.failed();
+  }
+  EXPECT_GT(number, 50u);  // there are calls to fail
+  EXPECT_LT(number, kMostCalls);
+  ExpectAllHeld();
+  EXPECT_FALSE(faults_->gone());
+  EXPECT_EQ(process_->counters.poisoned_pages, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(, BadLuck, testing::Values(ENOMEM, EIO, EAGAIN, EINTR),
+                         [](const auto& info) { return std::to_string(info.param); });
+
 // A program that does whatever programs do, against a reclaimer that takes everything out all the
 // time: what it reads must always be what it wrote.
 class Torture : public ReclaimerTest {

@@ -42,8 +42,10 @@ std::atomic<uint64_t>* ChunkArena::Allocate() {
 
 void ChunkArena::Free(std::atomic<uint64_t>* entries) {
   uint64_t offset = static_cast<uint64_t>(reinterpret_cast<std::byte*>(entries) - region_.data());
-  int result = region_.Discard(offset, kPageBytes);
-  ZMEM_CHECK(result == 0);
+  if (region_.Discard(offset, kPageBytes) != 0) {
+    // No memory to give it back: then it is kept, but as empty as a fresh one.
+    for (size_t page = 0; page < kPagesPerChunk; ++page) entries[page].store(0);
+  }
   held_chunks_.fetch_sub(1, std::memory_order_relaxed);
   MutexLock lock(mutex_);
   free_.push_back(offset / kPageBytes);

@@ -47,12 +47,14 @@ absl::Status Channel::SendBytes(const void* message, size_t message_bytes, int d
     std::memcpy(CMSG_DATA(rights), &descriptor, sizeof descriptor);
   }
   for (;;) {
-    ssize_t sent = sendmsg(socket_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t sent = sys::Sendmsg(socket_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent == static_cast<ssize_t>(message_bytes)) return absl::OkStatus();
     if (sent >= 0) return absl::InternalError("a message to the agent was cut short");
-    if (errno == EINTR) continue;
-    if (errno == EPIPE || errno == ECONNRESET) return absl::UnavailableError("the agent is gone");
-    if (errno != EAGAIN) return sys::ErrnoStatus(errno, "cannot send to the agent");
+    if (sent == -EINTR) continue;
+    if (sent == -EPIPE || sent == -ECONNRESET) return absl::UnavailableError("the agent is gone");
+    if (sent != -EAGAIN) {
+      return sys::ErrnoStatus(static_cast<int>(-sent), "cannot send to the agent");
+    }
     pollfd writable{socket_.get(), POLLOUT, 0};
     if (sys::Poll(&writable, 1, kSendTimeoutMs) <= 0) {
       return absl::UnavailableError("the agent does not read its messages");
@@ -73,9 +75,9 @@ absl::Status Channel::ReceivePacket(Packet& packet, int timeout_ms, UniqueFd* de
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  ssize_t got = recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (got < 0 && (errno == ECONNRESET || errno == EPIPE)) got = 0;
-  if (got < 0) return sys::ErrnoStatus(errno, "cannot receive from the agent");
+  ssize_t got = sys::Recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (got == -ECONNRESET || got == -EPIPE) got = 0;
+  if (got < 0) return sys::ErrnoStatus(static_cast<int>(-got), "cannot receive from the agent");
   UniqueFd received;
   TakeDescriptors(header, &received);
   if (got == 0) return absl::UnavailableError("the agent is gone");

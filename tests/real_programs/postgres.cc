@@ -160,7 +160,7 @@ Program Postgres() {
       .packages = {"postgresql"},
       .is_installed = [] { return !ProgramDirectory().empty() && getpwuid(kNobody) != nullptr; },
       .run = RunPostgres,
-      .in_test = false};
+      .in_test = true};
 }
 
 }  // namespace zmem
