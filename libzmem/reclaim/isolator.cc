@@ -26,6 +26,8 @@ void ForEach(const wire::PageSet& pages, Visit visit) {
 }  // namespace
 
 bool Isolator::Register(AddressRange part, AddressRange mapping) {
+  // What is asked about below is the mapping: what lies beyond it would be taken unregistered.
+  if (mapping.Intersect(part) != part) return false;
   // An event that waits to be read is read as soon as the gate is open; a program that changes its
   // layout all the time has the next one soon.
   constexpr int kTries = 20;

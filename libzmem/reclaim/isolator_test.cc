@@ -95,6 +95,12 @@ TEST_F(IsolatorTest, MovesTheRegisteredPagesAndNoOthers) {
   EXPECT_EQ(process_->counters.isolated_pages, 16u);
 }
 
+TEST_F(IsolatorTest, TakesNothingThatLiesBeyondTheMappingRegistered) {
+  EXPECT_FALSE(isolator_.Register(memory_.pages(0, 32), memory_.pages(0, 16)));
+  EXPECT_TRUE(Isolate(Pages(0, kPages)).empty());
+  ExpectEntriesMatchPlaces();
+}
+
 TEST_F(IsolatorTest, TakesNothingOfAChunkThatItDoesNotKnow) {
   EXPECT_TRUE(Isolate(Pages(0, kPages)).empty());
   EXPECT_EQ(agent_.move_commands, 0u);

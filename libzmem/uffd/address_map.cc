@@ -81,6 +81,7 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
   AddressMap result;
   AddressRange guard{};
   Mapping mapping;           // the last one read
+  AddressRange fresh{};      // what of it no line before told of
   AddressRange candidate{};  // what of it may be managed, until its flags are read
   auto accept = [&] {
     if (!candidate.empty()) {
@@ -93,13 +94,16 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
     constexpr absl::string_view kFlags = "VmFlags:";
     if (absl::ConsumePrefix(&line, kFlags)) {
       if (ForbiddenFlags(line)) candidate = {};
-      if (absl::StrContains(line, " um")) result.registered_.push_back(mapping.range);
+      if (absl::StrContains(line, " um")) result.registered_.push_back(fresh);
       continue;
     }
     // The other lines begin with the name of a figure and a colon; they are no mapping.
     Mapping next;
     if (!ParseLine(line, &next)) continue;
     accept();
+    // The kernel writes the text in pieces and looks up what follows for each: after a mapping that
+    // has changed meanwhile comes one that may begin before its end.
+    fresh = {std::max(next.range.start, mapping.range.end), next.range.end};
     mapping = next;
     AddressRange range = mapping.range;
     bool above_guard = guard.end == range.start && !guard.empty();
@@ -113,7 +117,7 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
     if (above_guard) {
       range.start = range.bytes() > kStackBytes ? range.start + kStackBytes : range.end;
     }
-    candidate = range;
+    candidate = range.Intersect(fresh);
   }
   accept();
   return result;

@@ -27,7 +27,8 @@ class AddressMap {
 
   // What may be managed: page-aligned, ascending, disjoint; each range lies in one mapping.
   const std::vector<AddressRange>& eligible() const { return eligible_; }
-  // The whole mappings that those ranges lie in, ascending.
+  // The whole mappings that those ranges lie in, ascending. Two overlap if the process changed them
+  // while the file was read; the first that ends after an address of a range is that range's.
   const std::vector<AddressRange>& mappings() const { return mappings_; }
   // What is registered with a userfaultfd for missing pages, ascending, eligible or not.
   const std::vector<AddressRange>& registered() const { return registered_; }

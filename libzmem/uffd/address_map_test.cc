@@ -127,6 +127,20 @@ TEST(AddressMap, FlagsAreThoseOfTheMappingAboveThem) {
             (Ranges{{0x7f0000100000, 0x7f0000200000}, {0x7f0000300000, 0x7f0000400000}}));
 }
 
+// As read while the program merged the first with what is now the second: the range of an address
+// is looked for by where ranges end.
+TEST(AddressMap, AMappingThatBeginsInOneReadBeforeCountsFromItsEnd) {
+  AddressMap map =
+      AddressMap::Parse(Smap("7f0000010000-7f0000020000 rw-p 00000000 00:00 0 ", "rd wr um") +
+                            Smap("7f0000008000-7f0000040000 rw-p 00000000 00:00 0 ", "rd wr um"),
+                        {});
+  const Ranges disjoint{{0x7f0000010000, 0x7f0000020000}, {0x7f0000020000, 0x7f0000040000}};
+  EXPECT_EQ(map.eligible(), disjoint);
+  EXPECT_EQ(map.registered(), disjoint);
+  EXPECT_EQ(map.mappings(),
+            (Ranges{{0x7f0000010000, 0x7f0000020000}, {0x7f0000008000, 0x7f0000040000}}));
+}
+
 TEST(AddressMap, RubbishIsPassedOver) {
   EXPECT_EQ(Eligible(""), Ranges{});
   EXPECT_EQ(Eligible("\n\nx\n7f00-zz rw-p 0 0:0 0\n7f0000000000 rw-p 00000000 00:00 0 \n"),
