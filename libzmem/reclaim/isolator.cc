@@ -88,6 +88,12 @@ bool Isolator::Unregister(AddressRange mapping) {
   // As for registering: what an unread event tells is not in our books yet.
   if (process_.FillTokenPage() == FillResult::kChanging || !NothingKnown(mapping)) return false;
   if (process_.uffd.Unregister(mapping) != 0) return false;
+  if (process_.FillTokenPage() == FillResult::kChanging) {
+    // A thread may have moved pages of ours there meanwhile. Its event waits for the gate, and so
+    // does it: nobody has touched them yet.
+    process_.uffd.Register(mapping);
+    return false;
+  }
   for (uint64_t number = ChunkNumber(mapping.start); number <= ChunkNumber(mapping.end - 1);
        ++number) {
     Address start = number << kChunkShift;
