@@ -58,8 +58,19 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   return true;
 }
 
+std::vector<uint64_t> Isolator::KnownChunks(AddressRange range) {
+  // A program may reserve terabytes of which we know three chunks.
+  std::vector<uint64_t> known;
+  for (uint64_t number : process_.table.Numbers()) {
+    if (number >= ChunkNumber(range.start) && number <= ChunkNumber(range.end - 1)) {
+      known.push_back(number);
+    }
+  }
+  return known;
+}
+
 bool Isolator::NothingKnown(AddressRange range) {
-  for (uint64_t number = ChunkNumber(range.start); number <= ChunkNumber(range.end - 1); ++number) {
+  for (uint64_t number : KnownChunks(range)) {
     std::shared_ptr<Chunk> chunk = process_.table.Find(number);
     if (chunk == nullptr) continue;
     Address start = number << kChunkShift;
@@ -73,8 +84,7 @@ bool Isolator::NothingKnown(AddressRange range) {
 }
 
 bool Isolator::IsRegistered(AddressRange mapping) {
-  for (uint64_t number = ChunkNumber(mapping.start); number <= ChunkNumber(mapping.end - 1);
-       ++number) {
+  for (uint64_t number : KnownChunks(mapping)) {
     if (!process_.table.Registered(number).empty()) return true;
   }
   return false;
@@ -94,8 +104,7 @@ bool Isolator::Unregister(AddressRange mapping) {
     process_.uffd.Register(mapping);
     return false;
   }
-  for (uint64_t number = ChunkNumber(mapping.start); number <= ChunkNumber(mapping.end - 1);
-       ++number) {
+  for (uint64_t number : KnownChunks(mapping)) {
     Address start = number << kChunkShift;
     AddressRange part = mapping.Intersect({start, start + kChunkBytes});
     wire::PageSet pages;
