@@ -401,25 +401,25 @@ TEST_F(SmallPool, WhatAScanTookAndDoesNotFitGoesBack) {
   ExpectNothingOut();
 }
 
-// Makes the one call with a given number fail.
+// Makes one call fail: the one with the number that it is armed for. Threads of the flow are inside
+// it at any time, so it is armed anew instead of being made anew.
 class FailOnce : public sys::FailureInjector {
  public:
-  FailOnce(uint64_t number, int error) : number_(number), error_(error) {
-    sys::SetFailureInjector(this);
-  }
+  explicit FailOnce(int error) : error_(error) { sys::SetFailureInjector(this); }
   ~FailOnce() override { sys::SetFailureInjector(nullptr); }
-  int ErrnoFor(sys::Call, uint64_t) override { return calls_++ == number_ ? error_ : 0; }
-  bool failed() const { return calls_ > number_; }
+  void Arm(uint64_t number) { calls_left_ = static_cast<int64_t>(number); }
+  int ErrnoFor(sys::Call, uint64_t) override { return calls_left_-- == 0 ? error_ : 0; }
+  bool failed() const { return calls_left_ < 0; }
 
  private:
-  const uint64_t number_;
   const int error_;
-  std::atomic<uint64_t> calls_{0};
+  std::atomic<int64_t> calls_left_{-1};
 };
 
 // Whichever system call fails, a page stays or comes back.
 class BadLuck : public ReclaimerTest, public testing::WithParamInterface<int> {
  protected:
+  ~BadLuck() override { faults_.reset(); }  // which may be inside fail_
   // Everything that happens to pages in their lives.
   void Live(uint64_t version) {
     for (size_t page = 0; page < 40; ++page) {
@@ -440,15 +440,17 @@ class BadLuck : public ReclaimerTest, public testing::WithParamInterface<int> {
   void ExpectHeld(size_t page) {
     EXPECT_TRUE(memory_->Holds(page, expected_[page])) << "page " << page;
   }
+
+  FailOnce fail_{GetParam()};
 };
 
 TEST_P(BadLuck, LosesNothing) {
   constexpr uint64_t kMostCalls = 2000;
   uint64_t number = 0;
   for (bool failed = true; failed && number < kMostCalls && !HasFailure(); ++number) {
-    FailOnce fail(number, GetParam());
+    fail_.Arm(number);
     Live(number);
-    failed = fail.failed();
+    failed = fail_.failed();
   }
   EXPECT_GT(number, 50u);  // there are calls to fail
   EXPECT_LT(number, kMostCalls);
