@@ -152,14 +152,15 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
 }
 
 absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::PageSet pages,
-                                                size_t slab) {
+                                                size_t slab, uint32_t kept_generation) {
   if (absl::Status idle = agent_.AwaitIdle(); !idle.ok()) return idle;
   if (cut_off_[slab]) {
     if (process_.uffd.Register(SlabRange(slab)) != 0) return wire::PageSet{};
     cut_off_[slab] = false;
   }
   bool foreign = false;
-  absl::StatusOr<wire::PageSet> moved = MoveOut(chunk_number, pages, slab, &foreign);
+  absl::StatusOr<wire::PageSet> moved =
+      MoveOut(chunk_number, pages, slab, kept_generation, &foreign);
   if (!moved.ok() || !foreign) return moved;
   // Something got into the slab that no entry knows of: a program that locks all its memory fills
   // ours too.
@@ -175,7 +176,8 @@ absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::Pag
 }
 
 absl::StatusOr<wire::PageSet> Isolator::MoveOut(uint64_t chunk_number, wire::PageSet pages,
-                                                size_t slab, bool* foreign) {
+                                                size_t slab, uint32_t kept_generation,
+                                                bool* foreign) {
   Address chunk_start = chunk_number << kChunkShift;
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) {
@@ -191,6 +193,7 @@ absl::StatusOr<wire::PageSet> Isolator::MoveOut(uint64_t chunk_number, wire::Pag
   move.source = chunk_start;
   move.target = SlabRange(slab).start;
   move.pages = claimed;
+  move.kept_generation = kept_generation;
   absl::StatusOr<wire::Report> report = agent_.Move(move);
   if (!report.ok()) {
     // A target must be registered: from here on the order cannot be carried out any more.

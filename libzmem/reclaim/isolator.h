@@ -37,10 +37,12 @@ class Isolator {
 
   // Moves those of `pages` that are registered, the program's own and not about to be dropped from
   // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
-  // the kernel does not move (pinned, shared after a fork, locked) are left alone.
+  // the kernel does not move (pinned, shared after a fork, locked) are left alone, and so are all
+  // if the program has said since `kept_generation` that more must stay (wire/kept_memory.h).
   // Errors, of this and the next two: Unavailable when the agent is gone; DeadlineExceeded when it
   // does not answer. The entries then say where the pages are all the same.
-  absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab);
+  absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab,
+                                        uint32_t kept_generation);
 
   // The reverse, for those of `pages` that are still staged. Their entries are then kResident with
   // `flags`. Returns those moved.
@@ -69,7 +71,7 @@ class Isolator {
   // One order to move `pages` out, under the gate. `foreign` becomes true if slots that should be
   // empty are not.
   absl::StatusOr<wire::PageSet> MoveOut(uint64_t chunk_number, wire::PageSet pages, size_t slab,
-                                        bool* foreign);
+                                        uint32_t kept_generation, bool* foreign);
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
   void ReleaseQuarantine(Chunk& chunk, Address chunk_start);

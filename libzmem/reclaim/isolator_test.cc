@@ -39,7 +39,7 @@ class IsolatorTest : public testing::Test {
 
   uint64_t chunk() const { return ChunkNumber(memory_.address(0)); }
   wire::PageSet Isolate(wire::PageSet pages) {
-    return OrDie(isolator_.Isolate(chunk(), pages, kSlab));
+    return OrDie(isolator_.Isolate(chunk(), pages, kSlab, 0));
   }
   PageState state(size_t page) { return EntryOf(*process_, memory_.address(page)).state(); }
   bool Absent(const Mapping& memory, size_t page) {
@@ -207,7 +207,7 @@ class AgentGone : public IsolatorTest, public testing::WithParamInterface<size_t
 TEST_P(AgentGone, WhileIsolatingLeavesEntriesThatMatch) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   agent_.moves_left = GetParam();
-  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, kPages), kSlab).status()));
+  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, kPages), kSlab, 0).status()));
   ExpectEntriesMatchPlaces();
   EXPECT_EQ(process_->counters.staged_pages, GetParam());
   faults_.emplace(process_, clock_);
@@ -341,7 +341,7 @@ TEST_F(IsolatorTest, AMovedMappingTakesItsStagedPagesAlong) {
 TEST_F(IsolatorTest, NothingIsTakenOutOfAProgramThatIsGone) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   process_->gone = true;
-  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, 1), kSlab).status()));
+  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, 1), kSlab, 0).status()));
   EXPECT_FALSE(isolator_.Register(memory_.pages(64, 64), memory_.pages(64, 64)));
   EXPECT_EQ(agent_.move_commands, 0u);
 }

@@ -109,6 +109,7 @@ class Process {
   Pagemap pagemap;
   AddressRange agent;
   AddressRange staging;
+  Address kept = 0;  // the program's wire::KeptMemory; 0: it has none
 
   // The chunk number whose pages a slab of the staging area holds, 0 for none.
   std::array<std::atomic<uint64_t>, kMaxSlabs> slab_chunk{};
