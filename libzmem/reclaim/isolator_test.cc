@@ -32,7 +32,7 @@ class IsolatorTest : public testing::Test {
       : memory_(2),
         process_(ProcessOfThisOne(store_)),
         agent_(*process_),
-        isolator_(*process_, agent_) {
+        isolator_(*process_, agent_, clock_) {
     staging_ = BindStaging(*process_, 2);
     for (size_t page = 0; page < kPages; ++page) memory_.Write(page, CompressiblePage(page));
   }
@@ -72,7 +72,7 @@ class IsolatorTest : public testing::Test {
     }
   }
 
-  MonotonicClock clock_;
+  SharedFakeClock clock_;
   Mapping memory_;
   std::unique_ptr<Mapping> staging_;
   TestStore store_;
@@ -278,7 +278,7 @@ TEST_F(IsolatorTest, PagesAboutToBeDroppedAreNotTakenUntilTheyAreSeenAbsent) {
   PageRestorer restorer(*process_);
   LayoutEvents events(*process_, restorer);
   AddressRange dropped = memory_.pages(8, 8);
-  events.OnRemove(dropped);
+  events.OnRemove(dropped, clock_.now_ns());
   wire::PageSet moved = Isolate(Pages(0, kPages));
   EXPECT_EQ(moved.And(Pages(8, 8)).count(), 0u) << "they hold what the program has given up";
   EXPECT_EQ(moved.count(), kPages - 8);
@@ -300,6 +300,35 @@ TEST_F(IsolatorTest, PagesAboutToBeDroppedAreNotTakenUntilTheyAreSeenAbsent) {
   EXPECT_EQ(Isolate(Pages(8, 8)).count(), 1u);
   faults_.emplace(process_, clock_);
   EXPECT_TRUE(memory_.Holds(8, fresh));
+}
+
+// The same of a chunk that becomes known between the event and the drop.
+TEST_F(IsolatorTest, PagesAboutToBeDroppedInAChunkNotYetKnownAreNotTaken) {
+  AddressRange both = memory_.pages(0, 2 * kPagesPerChunk);
+  ASSERT_TRUE(isolator_.Register(memory_.pages(kPagesPerChunk, kPagesPerChunk), both));
+  ASSERT_EQ(process_->table.Find(chunk()), nullptr);
+  PageRestorer restorer(*process_);
+  LayoutEvents events(*process_, restorer);
+  events.OnRemove(memory_.pages(8, 8), clock_.now_ns());
+  ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPagesPerChunk), both));
+  wire::PageSet moved = Isolate(Pages(0, kPages));
+  EXPECT_EQ(moved.And(Pages(8, 8)).count(), 0u) << "they hold what the program has given up";
+  EXPECT_EQ(moved.count(), kPages - 8);
+  faults_.emplace(process_, clock_);
+  ExpectPagesHeld(0, kPages);
+}
+
+// MADV_FREE drops nothing while there is memory enough, and what is written again stays.
+TEST_F(IsolatorTest, PagesThatDidNotGoAreTakenLater) {
+  ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
+  PageRestorer restorer(*process_);
+  LayoutEvents events(*process_, restorer);
+  events.OnRemove(memory_.pages(0, kPages), clock_.now_ns());
+  EXPECT_TRUE(Isolate(Pages(0, kPages)).empty());
+  clock_.Advance(RecentRemovals::kHorizonNs + 1);
+  EXPECT_EQ(Isolate(Pages(0, kPages)).count(), kPages);
+  faults_.emplace(process_, clock_);
+  ExpectPagesHeld(0, kPages);
 }
 
 TEST_F(IsolatorTest, AForkKeepsStagedPagesForBoth) {

@@ -28,7 +28,7 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       agent_(agent),
       clock_(clock),
       options_(options),
-      isolator_(process, agent),
+      isolator_(process, agent, clock),
       scanner_(options.cold_age_ns),
       read_buffer_(kReadPages * kPageBytes),
       next_scan_ns_(clock.now_ns() + options.scan_interval_ns) {}
