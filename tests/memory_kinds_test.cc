@@ -169,6 +169,29 @@ TEST_F(MemoryKinds, AHugePageGoesOutWhole) {
   ExpectDone("verify");
 }
 
+// One that is touched on probation comes back as it was, and is not taken apart for it.
+TEST_F(MemoryKinds, AHotHugePageStaysHuge) {
+  daemon_.Stop();
+  Daemon probing({.config = "[policy]\ncold_age=300ms\nscan_interval=100ms\nmin_resident=1M\n"});
+  Child child(Managed(
+      probing, Subject("memory_kinds", {"--directory", daemon_.directory().path(), "--huge"})));
+  WaitReady(probing, child);
+  if (RollupBytes(child.pid(), "AnonHugePages") < 24 * kMib) {
+    GTEST_SKIP() << "the kernel gave too few huge pages";
+  }
+  constexpr int64_t kOnProbation = 16 * kMib;
+  WaitUntil("huge pages to be on probation", seconds(30), [&] {
+    return probing.Process(child.pid()).at("staged_pages").get<int64_t>() * 4096 >= kOnProbation;
+  });
+  int64_t huge = RollupBytes(child.pid(), "AnonHugePages");  // those in the staging area too
+  EXPECT_EQ(child.Ask("verify", kAnswerTimeout), "ok");
+  probing.Drain(child.pid());  // and with it goes the staging area
+  EXPECT_GE(RollupBytes(child.pid(), "AnonHugePages"), huge - kOnProbation / 4);
+  probing.Stop();
+  child.CloseInput();
+  EXPECT_TRUE(child.Wait(kAnswerTimeout).Succeeded()) << child.errors();
+}
+
 // ---- merged ----
 
 TEST_F(MemoryKinds, MergedPagesStayRightAndApart) {

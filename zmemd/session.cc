@@ -120,6 +120,8 @@ void Session::OnRoomWanted() {
   if (!room_wanted_.exchange(true)) eventfd_write(wake_fd_.get(), 1);
 }
 
+void Session::OnHugePageWanted() { eventfd_write(wake_fd_.get(), 1); }
+
 void Session::OnGone() {
   if (has_agent_.load(std::memory_order_acquire)) {
     eventfd_write(wake_fd_.get(), 1);

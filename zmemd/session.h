@@ -117,6 +117,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // FaultObserver:
   void OnFork(std::shared_ptr<Process> child) override;
   void OnRoomWanted() override;
+  void OnHugePageWanted() override;
   void OnGone() override;
 
  private:

@@ -24,6 +24,8 @@ constexpr int kDrainPatience = 2000;
 constexpr int64_t kLittleRoomPages = 512;
 // How long a fault waits for it.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
+// How long for a huge page to come back whole before it is taken apart.
+constexpr int64_t kHugePatienceNs = 2'000'000;
 
 }  // namespace
 
@@ -189,6 +191,20 @@ void FaultHandler::TakeRoom(size_t pages) {
   process_->room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
 }
 
+bool FaultHandler::AwaitHugePage(PageEntry entry) {
+  if (entry.state() != PageState::kStaged) return false;
+  Process::HugeSlab& slab = process_->huge_slabs[entry.slot() / kPagesPerChunk];
+  if (!slab.whole.load(std::memory_order_acquire)) return false;
+  int64_t now_ns = clock_.now_ns();
+  int64_t since_ns = slab.wanted_ns.load(std::memory_order_relaxed);
+  if (since_ns == 0) {
+    slab.wanted_ns.store(now_ns, std::memory_order_release);
+    observer_.OnHugePageWanted();
+    return true;
+  }
+  return now_ns - since_ns < kHugePatienceNs;
+}
+
 bool FaultHandler::Answer(Address page, bool write) {
   if (page == process_->token_page) return AnswerWithToken(page);
   if (write && process_->staging.Contains(page)) {
@@ -198,9 +214,10 @@ bool FaultHandler::Answer(Address page, bool write) {
   }
   if (!HaveRoom()) return false;
   std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
-  PageState state =
-      chunk == nullptr ? PageState::kResident : chunk->Load(PageInChunk(page)).state();
+  PageEntry entry = chunk == nullptr ? PageEntry() : chunk->Load(PageInChunk(page));
+  PageState state = entry.state();
   if (state == PageState::kResident) return AnswerWithZeros(page, write);
+  if (AwaitHugePage(entry)) return false;
   if (state == PageState::kLost) {
     std::shared_ptr<Chunk> own = process_->OwnChunk(page);
     return own != nullptr && Settle(restorer_.Poison(*own, page), page);

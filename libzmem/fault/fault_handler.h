@@ -32,6 +32,9 @@ class FaultObserver {
   // The program's memory cgroup is nearly full, and threads wait until some of its pages are taken
   // out. Told again and again while that lasts.
   virtual void OnRoomWanted() = 0;
+  // A huge page on probation is wanted back: whoever can move it back whole should. Its threads
+  // wait for a moment.
+  virtual void OnHugePageWanted() = 0;
   // The address space is gone (exit, exec); nothing is served any more.
   virtual void OnGone() = 0;
 };
@@ -94,6 +97,8 @@ class FaultHandler {
   // only: then whoever waits gets the page that an unmanaged program would have had.
   bool HaveRoom();
   void TakeRoom(size_t pages);
+  // Whether `entry` is of a huge page that should come back whole, and still may.
+  bool AwaitHugePage(PageEntry entry);
   void ReadAhead(Address page);
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.

@@ -112,6 +112,26 @@ TEST_F(FaultHandlerTest, RawPagesComeBackAsTheyWere) {
   ExpectNothingStored();
 }
 
+// A huge page on probation waits to be moved back whole; when nobody does, its pages come back one
+// by one.
+TEST_F(FaultHandlerTest, AHugePageOnProbationIsAwaitedAndThenTakenApart) {
+  std::unique_ptr<Mapping> staging = BindStaging(*process_, 1);
+  PageBytes bytes = CompressiblePage(5);
+  size_t filled = 0;
+  ASSERT_EQ(process_->uffd.Copy(process_->slot_address(5), bytes.bytes.data(), 1, &filled),
+            FillResult::kDone);
+  Publish(*process_, memory_.address(5), PageEntry::Isolating(5));
+  PageEntry isolating = PageEntry::Isolating(5);
+  ASSERT_TRUE(process_->table.Find(ChunkNumber(memory_.address(5)))
+                  ->Transition(5, isolating, PageEntry::Staged(5)));
+  process_->counters.staged_pages = 1;
+  process_->huge_slabs[0].whole = true;
+  Serve();
+  EXPECT_TRUE(memory_.Holds(5, bytes));
+  EXPECT_TRUE(faults_->huge_page_wanted());
+  EXPECT_GT(process_->huge_slabs[0].wanted_ns.load(), 0);
+}
+
 TEST_F(FaultHandlerTest, WritingToAStoredPageKeepsItsOtherBytes) {
   Store(3, CompressiblePage(3));
   Serve();

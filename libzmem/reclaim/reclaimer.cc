@@ -43,6 +43,7 @@ int64_t Reclaimer::next_tick_ns() const {
 absl::Status Reclaimer::Tick() {
   if (absl::Status status = SettleForFork(); !status.ok()) return status;
   int64_t now_ns = clock_.now_ns();
+  if (absl::Status status = ReturnHugePages(now_ns); !status.ok()) return status;
   if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
   if (now_ns >= next_scan_ns_) {
     next_scan_ns_ = now_ns + options_.scan_interval_ns;
@@ -178,8 +179,10 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
         wanted.Add(page);
       }
     }
+    NoteHuge(slab, candidate.chunk_number, wanted);
     absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, wanted, slab);
     if (!moved.ok()) return moved.status();
+    if (moved->count() < kPagesPerChunk) process_.huge_slabs[slab].whole.store(false);
     size_t left = candidate.present.count() - moved->count();
     scanner_.OnTaken(candidate.chunk_number, left);
     if (moved->empty()) {
@@ -266,6 +269,29 @@ absl::Status Reclaimer::SettleForFork() {
   absl::Status status = ReturnStaged();
   agent_.Grant(wire::Wish::kSettle);
   return status;
+}
+
+void Reclaimer::NoteHuge(size_t slab, uint64_t chunk_number, const wire::PageSet& wanted) {
+  Process::HugeSlab& huge = process_.huge_slabs[slab];
+  huge.wanted_ns.store(0, std::memory_order_relaxed);
+  bool whole = wanted.count() == kPagesPerChunk && process_.pagemap.IsHuge(chunk_number);
+  huge.whole.store(whole, std::memory_order_release);
+}
+
+absl::Status Reclaimer::ReturnHugePages(int64_t now_ns) {
+  for (size_t slab = 0; slab < process_.slabs(); ++slab) {
+    Process::HugeSlab& huge = process_.huge_slabs[slab];
+    if (!slabs_[slab].used || !huge.whole.load(std::memory_order_relaxed) ||
+        huge.wanted_ns.load(std::memory_order_acquire) == 0) {
+      continue;
+    }
+    uint64_t number = slabs_[slab].chunk_number;
+    scanner_.OnHot(number, now_ns);
+    if (absl::Status status = ReturnSlab(slab); !status.ok()) return status;
+    // The threads that wait for it; what did not come back they find missing again.
+    process_.uffd.Wake({number << kChunkShift, (number + 1) << kChunkShift});
+  }
+  return absl::OkStatus();
 }
 
 bool Reclaimer::Interrupted() {
@@ -388,6 +414,7 @@ absl::Status Reclaimer::FreeSlab(size_t slab) {
   Slab& record = slabs_[slab];
   std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
   wire::PageSet staged = chunk == nullptr ? wire::PageSet{} : StillStaged(*chunk, slab);
+  process_.huge_slabs[slab].whole.store(false, std::memory_order_release);
   absl::Status status = isolator_.Discard(record.pages.Without(staged), slab);
   if (!status.ok()) return status;
   if (!staged.empty()) {

@@ -97,6 +97,11 @@ class Reclaimer {
   absl::Status ReturnSlab(size_t slab);
   // Whether the program has forked lately.
   bool Forking(int64_t now_ns) const;
+  // Takes slab `slab` for a chunk whose `wanted` pages are to be moved there: notes whether it is a
+  // huge page that may come back whole.
+  void NoteHuge(size_t slab, uint64_t chunk_number, const wire::PageSet& wanted);
+  // Moves huge pages back that are wanted.
+  absl::Status ReturnHugePages(int64_t now_ns);
   // Whether the program waits for something that ends what is going on here.
   bool Interrupted();
   // The pages of a chunk that the kernel touches when a thread ends, as of now.

@@ -114,6 +114,12 @@ class Process {
 
   // The chunk number whose pages a slab of the staging area holds, 0 for none.
   std::array<std::atomic<uint64_t>, kMaxSlabs> slab_chunk{};
+  // A huge page on probation, which stays one only if it comes back whole: that takes the agent.
+  struct HugeSlab {
+    std::atomic<bool> whole{false};     // by the reclaimer: the slab holds one, untouched so far
+    std::atomic<int64_t> wanted_ns{0};  // by the fault thread: since when one of its pages is
+  };
+  std::array<HugeSlab, kMaxSlabs> huge_slabs{};
 
   // Pages that a mapping brought to new addresses are still on their way back to the program. For
   // who holds the gate.

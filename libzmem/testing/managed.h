@@ -36,6 +36,7 @@ class FaultThread final : public FaultObserver {
   Process& process() { return *process_; }
   bool gone() const { return gone_; }
   bool room_wanted() const { return room_wanted_; }
+  bool huge_page_wanted() const { return huge_page_wanted_; }
   // Waits for the end of Run, which OnGone announces.
   void Join() { thread_.join(); }
   // Asks for a drain and waits until it is done.
@@ -49,6 +50,7 @@ class FaultThread final : public FaultObserver {
   // FaultObserver:
   void OnFork(std::shared_ptr<Process> child) override;
   void OnRoomWanted() override { room_wanted_ = true; }
+  void OnHugePageWanted() override { huge_page_wanted_ = true; }
   void OnGone() override { gone_ = true; }
 
  private:
@@ -57,6 +59,7 @@ class FaultThread final : public FaultObserver {
   std::unique_ptr<FaultHandler> handler_;
   std::atomic<bool> gone_{false};
   std::atomic<bool> room_wanted_{false};
+  std::atomic<bool> huge_page_wanted_{false};
   Mutex mutex_;
   std::vector<std::shared_ptr<FaultThread>> children_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;

@@ -85,6 +85,19 @@ int Pagemap::FindAbsent(Address start, std::span<bool> absent) const {
   return 0;
 }
 
+bool Pagemap::IsHuge(uint64_t chunk_number) const {
+  page_region region{};
+  pm_scan_arg scan{};
+  scan.size = sizeof scan;
+  scan.start = chunk_number << kChunkShift;
+  scan.end = scan.start + kChunkBytes;
+  scan.vec = reinterpret_cast<uint64_t>(&region);
+  scan.vec_len = 1;
+  scan.category_mask = PAGE_IS_HUGE;
+  int found = sys::Ioctl(fd_.get(), PAGEMAP_SCAN, &scan);
+  return found == 1 && region.start == scan.start && region.end == scan.end;
+}
+
 int Pagemap::FindExclusive(Address start, std::span<bool> exclusive) const {
   uint64_t entries[kPagesPerChunk];
   if (int error = ReadEntries(start, entries, exclusive.size()); error != 0) return error;

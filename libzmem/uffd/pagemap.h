@@ -36,7 +36,11 @@ class Pagemap {
   // most kPagesPerChunk pages.
   int FindAbsent(Address start, std::span<bool> absent) const;
 
-  // The same; exclusive[i] becomes true if the page is in memory and mapped by nobody else.
+  // Whether the whole chunk is one huge page.
+  bool IsHuge(uint64_t chunk_number) const;
+
+  // The same as FindAbsent; exclusive[i] becomes true if the page is in memory and mapped by nobody
+  // else.
   int FindExclusive(Address start, std::span<bool> exclusive) const;
 
  private:
