@@ -50,6 +50,22 @@ int64_t NowMs() {
   return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
 }
 
+// Makes a call on the connection. That the kernel is short of memory for it says nothing about
+// zmemd, and is over soon: the call is made again, for a second at most.
+template <typename Call>
+long Persist(Call call) {
+  constexpr int kTries = 1000;
+  constexpr timespec kPause{0, 1'000'000};
+  long result = call();
+  for (int tries = 1; tries < kTries; ++tries) {
+    bool passing = result == -ENOMEM || result == -ENOBUFS || result == -EAGAIN || result == -EINTR;
+    if (!passing) break;
+    Syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, AsLong(&kPause), 0);
+    result = call();
+  }
+  return result;
+}
+
 class Agent {
  public:
   explicit Agent(AgentState* state) : state_(*state) {}
@@ -579,8 +595,8 @@ bool Agent::Send(const void* message, size_t message_bytes, int descriptor) {
     rights->cmsg_len = CMSG_LEN(sizeof descriptor);
     *reinterpret_cast<int*>(CMSG_DATA(rights)) = descriptor;
   }
-  return Syscall(SYS_sendmsg, socket_, AsLong(&header), MSG_NOSIGNAL) ==
-         static_cast<long>(message_bytes);
+  long sent = Persist([&] { return Syscall(SYS_sendmsg, socket_, AsLong(&header), MSG_NOSIGNAL); });
+  return sent == static_cast<long>(message_bytes);
 }
 
 long Agent::Receive(void* buffer, int* descriptor) {
@@ -598,7 +614,8 @@ long Agent::Receive(void* buffer, int* descriptor) {
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  long got = Syscall(SYS_recvmsg, socket_, AsLong(&header), MSG_CMSG_CLOEXEC);
+  long got =
+      Persist([&] { return Syscall(SYS_recvmsg, socket_, AsLong(&header), MSG_CMSG_CLOEXEC); });
   cmsghdr* rights = got >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
   if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
     int received = *reinterpret_cast<int*>(CMSG_DATA(rights));
