@@ -74,7 +74,7 @@ class Agent {
 
  private:
   void SleepUnnoticed(int64_t ms);
-  void SetUp();
+  bool SetUp();
   // The bell must be heard in every long wait.
   void Sleep(int64_t ms);
   // Takes the bell's signal, if it came within `timeout_ms` (-1: for ever) and nothing else did.
@@ -85,6 +85,7 @@ class Agent {
   void HearWishes();
   void Grant(wire::Wish wish);
   [[noreturn]] void Leave();
+  [[noreturn]] void GiveUp(const char* why);
   uint64_t ResidentBytes() const;
   Outcome AttachAndServe();
   Outcome Connect();
@@ -145,9 +146,10 @@ void Agent::SleepUnnoticed(int64_t ms) {
   if (leaving_) Leave();
 }
 
-void Agent::SetUp() {
-  // A table of our own, without the program's descriptors: a pipe's far end must not wait for us.
-  Syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_UNSHARE);
+bool Agent::SetUp() {
+  // A table of our own, without the program's descriptors: a pipe's far end must not wait for us,
+  // and the program must not be able to close what we hold.
+  if (Syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_UNSHARE) < 0) return false;
   Syscall(SYS_prctl, PR_SET_NAME, AsLong("zmem-agent"));
   bell_ = static_cast<int>(
       Syscall(SYS_signalfd4, -1, AsLong(&kBellMask), sizeof kBellMask, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -156,6 +158,7 @@ void Agent::SetUp() {
   statm_ = static_cast<int>(
       Syscall(SYS_openat, AT_FDCWD, AsLong("/proc/self/statm"), O_RDONLY | O_CLOEXEC));
   min_resident_bytes_ = state_.options.min_resident_bytes;
+  return bell_ >= 0 && self_ >= 0 && statm_ >= 0;
 }
 
 void Agent::Sleep(int64_t ms) {
@@ -204,6 +207,12 @@ void Agent::Leave() {
   __builtin_unreachable();
 }
 
+void Agent::GiveUp(const char* why) {
+  Explain(why);
+  if (state_.options.required) EndProgram();
+  Leave();
+}
+
 uint64_t Agent::ResidentBytes() const {
   char text[128];
   long got = Syscall(SYS_pread64, statm_, AsLong(text), sizeof text, 0);
@@ -222,12 +231,8 @@ uint64_t Agent::ResidentBytes() const {
 void Agent::Run() {
   if (!state_.options.required) SleepUnnoticed(kFirstSleepMs);
   if (state_.is_child) state_.family->credit.store(Family::kSample);  // they live
-  SetUp();
-  if (LockDownThread() < 0) {
-    Explain("the kernel does not let the agent lock itself down");
-    if (state_.options.required) EndProgram();
-    Leave();
-  }
+  if (!SetUp()) GiveUp("the kernel gives the agent no descriptors of its own");
+  if (LockDownThread() < 0) GiveUp("the kernel does not let the agent lock itself down");
   int64_t sleep_ms = kFirstSleepMs;
   for (;;) {
     HearWishes();  // also of a ring that came before there was a bell
