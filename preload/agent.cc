@@ -323,11 +323,15 @@ bool Agent::MapStaging() {
     for (wire::PageSet& slab : occupied_) slab = {};
     // A program that locks all it will ever map (MCL_FUTURE) would have these filled with pages.
     UnlockStaging();
-    Syscall(SYS_mprotect, static_cast<long>(aligned), static_cast<long>(bytes),
-            PROT_READ | PROT_WRITE);
+    long at = static_cast<long>(aligned);
+    long length = static_cast<long>(bytes);
     // A child has no use for the copies, and a dump none for the doubles.
-    Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTFORK);
-    Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTDUMP);
+    if (Syscall(SYS_mprotect, at, length, PROT_READ | PROT_WRITE) < 0 ||
+        Syscall(SYS_madvise, at, length, MADV_DONTFORK) < 0) {
+      UnmapStaging();
+      continue;
+    }
+    Syscall(SYS_madvise, at, length, MADV_DONTDUMP);
     return true;
   }
   return false;
