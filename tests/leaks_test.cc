@@ -61,6 +61,7 @@ class Leaks : public SystemTest {
     {
       Evictor evictor(daemon);
       std::string answer = starter.Ask("run", kLongTimeout);
+      evictor.Stop();
       EXPECT_EQ(answer.substr(0, 3), "ok ") << answer << "\n" << starter.errors();
       std::printf("%d programs, seed %llu: %s; %d evictions\n", count,
                   static_cast<unsigned long long>(seed), answer.c_str(), evictor.evictions());
