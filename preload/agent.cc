@@ -610,9 +610,11 @@ bool Agent::Send(const void* message, size_t message_bytes, int descriptor) {
 
 long Agent::Receive(void* buffer, int* descriptor) {
   // zmemd answers within milliseconds; one that does not for this long is treated as absent.
-  constexpr int kAnswerTimeoutMs = 10'000;
-  int64_t until_ms = NowMs() + kAnswerTimeoutMs;
-  for (int64_t left_ms = kAnswerTimeoutMs; !Listen(left_ms); left_ms = until_ms - NowMs()) {
+  constexpr int64_t kAnswerTimeoutMs = 10'000;
+  int64_t patience_ms = int64_t{state_.options.daemon_timeout_s} * 1000;
+  if (patience_ms > kAnswerTimeoutMs) patience_ms = kAnswerTimeoutMs;
+  int64_t until_ms = NowMs() + patience_ms;
+  for (int64_t left_ms = patience_ms; !Listen(left_ms); left_ms = until_ms - NowMs()) {
     if (leaving_) return -ECANCELED;
     if (NowMs() >= until_ms) return -EAGAIN;
   }
