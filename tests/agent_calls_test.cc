@@ -213,7 +213,12 @@ class AgentCalls : public SystemTest {
       mishap.in_child = in_child;
       std::string report = Lead(program, mishap, script);
       met += absl::StrContains(report, kill ? "killed at" : "failed") ? 1 : 0;
-      after();
+      try {
+        after();
+      } catch (const HarnessError& error) {
+        ADD_FAILURE() << error.what() << "\n" << absl::StrJoin(mishap.Arguments(), " ");
+        return;  // what it keeps it keeps
+      }
       if (HasFailure() && !full) return;
     }
     std::printf("%zu lives met their mishap\n", met);
