@@ -243,7 +243,8 @@ void Session::Freeze() {
 void Session::AwaitDrain() {
   drain_requested_.store(true, std::memory_order_release);
   faults_->RequestDrain();
-  while (!faults_->drained() && !process_->gone.load(std::memory_order_acquire)) {
+  // A session can end while an agent is being bound to it: then nobody serves it any more.
+  while (!faults_->drained() && !process_->gone.load(std::memory_order_acquire) && !ended()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 }
