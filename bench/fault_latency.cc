@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/machine.h"
+#include "bench/run.h"
 #include "bench/samples.h"
 #include "bench/zram_swap.h"
 #include "libzmem/base/clock.h"
@@ -265,21 +266,12 @@ int Main(const Options& options) {
   if (options.subject) {
     return Subject(options.mib << 20 >> kPageShift, options.seed).Serve();
   }
-  std::string unsupported = WhyUnsupported();
-  if (!unsupported.empty()) {
-    std::fprintf(stderr, "fault_latency: %s\n", unsupported.c_str());
-    return 1;
-  }
-  try {
+  return RunBench("fault_latency", [&] {
     Bench bench(options);
     bench.Run();
     bench.Print();
     WriteJson(options.json_path, bench.Json());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "fault_latency: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  });
 }
 
 }  // namespace

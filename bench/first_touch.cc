@@ -25,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/machine.h"
+#include "bench/run.h"
 #include "bench/samples.h"
 #include "libzmem/base/clock.h"
 #include "tests/harness.h"
@@ -300,20 +301,11 @@ void Print(const Options& options, const nlohmann::json& slices) {
 
 int Main(const Options& options) {
   if (options.subject) return Subject(options.slices).Serve();
-  std::string unsupported = WhyUnsupported();
-  if (!unsupported.empty()) {
-    std::fprintf(stderr, "first_touch: %s\n", unsupported.c_str());
-    return 1;
-  }
-  try {
+  return RunBench("first_touch", [&] {
     nlohmann::json result = Run(options);
     Print(options, result.at("slices"));
     WriteJson(options.json_path, result);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "first_touch: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  });
 }
 
 }  // namespace

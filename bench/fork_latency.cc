@@ -33,6 +33,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "bench/machine.h"
+#include "bench/run.h"
 #include "bench/samples.h"
 #include "bench/zram_swap.h"
 #include "libzmem/base/clock.h"
@@ -388,20 +389,11 @@ class Bench {
 
 int Main(const Options& options) {
   if (options.subject) return Subject(options.subject_mib << 20 >> kPageShift).Serve();
-  std::string unsupported = WhyUnsupported();
-  if (!unsupported.empty()) {
-    std::fprintf(stderr, "fork_latency: %s\n", unsupported.c_str());
-    return 1;
-  }
-  try {
+  return RunBench("fork_latency", [&] {
     Bench bench(options);
     bench.Run();
     WriteJson(options.json_path, bench.Report());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "fork_latency: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  });
 }
 
 }  // namespace

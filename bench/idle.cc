@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "bench/machine.h"
+#include "bench/run.h"
 #include "libzmem/base/sys.h"
 #include "tests/harness.h"
 #include "tests/programs/command_loop.h"
@@ -105,13 +106,7 @@ int Main(const Options& options) {
     region.Fill(1);
     return ServeCommands({});
   }
-  try {
-    WriteJson(options.json_path, Run(options));
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "idle: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  return RunBench("idle", [&] { WriteJson(options.json_path, Run(options)); });
 }
 
 }  // namespace

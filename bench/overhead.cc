@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/machine.h"
+#include "bench/run.h"
 #include "bench/samples.h"
 #include "libzmem/base/clock.h"
 #include "tests/harness.h"
@@ -173,15 +174,11 @@ void Print(const Options& options, const nlohmann::json& all) {
 
 int Main(const Options& options) {
   if (options.subject) return ServeAsSubject(options.slice_s);
-  try {
+  return RunBench("overhead", [&] {
     nlohmann::json result = Run(options);
     Print(options, result.at("slices"));
     WriteJson(options.json_path, result);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "overhead: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  });
 }
 
 }  // namespace

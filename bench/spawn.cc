@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_format.h"
 #include "bench/machine.h"
+#include "bench/run.h"
 #include "bench/samples.h"
 #include "libzmem/base/clock.h"
 #include "tests/harness.h"
@@ -90,7 +91,7 @@ nlohmann::json Report(int runs, const std::vector<Way>& ways) {
 }
 
 int Main(int runs, const std::string& json_path) {
-  try {
+  return RunBench("spawn", [&] {
     Daemon daemon;
     std::string library = Runfile("preload/libzmem.so");
     std::vector<Way> ways = {
@@ -106,11 +107,7 @@ int Main(int runs, const std::string& json_path) {
     Run(runs, ways);
     daemon.Stop();
     WriteJson(json_path, Report(runs, ways));
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "spawn: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  });
 }
 
 }  // namespace

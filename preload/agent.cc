@@ -50,6 +50,22 @@ int64_t NowMs() {
   return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
 }
 
+// Makes a call on the connection. That the kernel is short of memory for it says nothing about
+// zmemd, and is over soon: the call is made again, for a second at most.
+template <typename Call>
+long Persist(Call call) {
+  constexpr int kTries = 1000;
+  constexpr timespec kPause{0, 1'000'000};
+  long result = call();
+  for (int tries = 1; tries < kTries; ++tries) {
+    bool passing = result == -ENOMEM || result == -ENOBUFS || result == -EAGAIN || result == -EINTR;
+    if (!passing) break;
+    Syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, AsLong(&kPause), 0);
+    result = call();
+  }
+  return result;
+}
+
 class Agent {
  public:
   explicit Agent(AgentState* state) : state_(*state) {}
@@ -58,7 +74,7 @@ class Agent {
 
  private:
   void SleepUnnoticed(int64_t ms);
-  void SetUp();
+  bool SetUp();
   // The bell must be heard in every long wait.
   void Sleep(int64_t ms);
   // Takes the bell's signal, if it came within `timeout_ms` (-1: for ever) and nothing else did.
@@ -69,6 +85,7 @@ class Agent {
   void HearWishes();
   void Grant(wire::Wish wish);
   [[noreturn]] void Leave();
+  [[noreturn]] void GiveUp(const char* why);
   uint64_t ResidentBytes() const;
   Outcome AttachAndServe();
   Outcome Connect();
@@ -129,9 +146,10 @@ void Agent::SleepUnnoticed(int64_t ms) {
   if (leaving_) Leave();
 }
 
-void Agent::SetUp() {
-  // A table of our own, without the program's descriptors: a pipe's far end must not wait for us.
-  Syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_UNSHARE);
+bool Agent::SetUp() {
+  // A table of our own, without the program's descriptors: a pipe's far end must not wait for us,
+  // and the program must not be able to close what we hold.
+  if (Syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_UNSHARE) < 0) return false;
   Syscall(SYS_prctl, PR_SET_NAME, AsLong("zmem-agent"));
   bell_ = static_cast<int>(
       Syscall(SYS_signalfd4, -1, AsLong(&kBellMask), sizeof kBellMask, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -140,6 +158,7 @@ void Agent::SetUp() {
   statm_ = static_cast<int>(
       Syscall(SYS_openat, AT_FDCWD, AsLong("/proc/self/statm"), O_RDONLY | O_CLOEXEC));
   min_resident_bytes_ = state_.options.min_resident_bytes;
+  return bell_ >= 0 && self_ >= 0 && statm_ >= 0;
 }
 
 void Agent::Sleep(int64_t ms) {
@@ -188,6 +207,12 @@ void Agent::Leave() {
   __builtin_unreachable();
 }
 
+void Agent::GiveUp(const char* why) {
+  Explain(why);
+  if (state_.options.required) EndProgram();
+  Leave();
+}
+
 uint64_t Agent::ResidentBytes() const {
   char text[128];
   long got = Syscall(SYS_pread64, statm_, AsLong(text), sizeof text, 0);
@@ -206,12 +231,8 @@ uint64_t Agent::ResidentBytes() const {
 void Agent::Run() {
   if (!state_.options.required) SleepUnnoticed(kFirstSleepMs);
   if (state_.is_child) state_.family->credit.store(Family::kSample);  // they live
-  SetUp();
-  if (LockDownThread() < 0) {
-    Explain("the kernel does not let the agent lock itself down");
-    if (state_.options.required) EndProgram();
-    Leave();
-  }
+  if (!SetUp()) GiveUp("the kernel gives the agent no descriptors of its own");
+  if (LockDownThread() < 0) GiveUp("the kernel does not let the agent lock itself down");
   int64_t sleep_ms = kFirstSleepMs;
   for (;;) {
     HearWishes();  // also of a ring that came before there was a bell
@@ -302,11 +323,15 @@ bool Agent::MapStaging() {
     for (wire::PageSet& slab : occupied_) slab = {};
     // A program that locks all it will ever map (MCL_FUTURE) would have these filled with pages.
     UnlockStaging();
-    Syscall(SYS_mprotect, static_cast<long>(aligned), static_cast<long>(bytes),
-            PROT_READ | PROT_WRITE);
+    long at = static_cast<long>(aligned);
+    long length = static_cast<long>(bytes);
     // A child has no use for the copies, and a dump none for the doubles.
-    Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTFORK);
-    Syscall(SYS_madvise, static_cast<long>(aligned), static_cast<long>(bytes), MADV_DONTDUMP);
+    if (Syscall(SYS_mprotect, at, length, PROT_READ | PROT_WRITE) < 0 ||
+        Syscall(SYS_madvise, at, length, MADV_DONTFORK) < 0) {
+      UnmapStaging();
+      continue;
+    }
+    Syscall(SYS_madvise, at, length, MADV_DONTDUMP);
     return true;
   }
   return false;
@@ -579,15 +604,17 @@ bool Agent::Send(const void* message, size_t message_bytes, int descriptor) {
     rights->cmsg_len = CMSG_LEN(sizeof descriptor);
     *reinterpret_cast<int*>(CMSG_DATA(rights)) = descriptor;
   }
-  return Syscall(SYS_sendmsg, socket_, AsLong(&header), MSG_NOSIGNAL) ==
-         static_cast<long>(message_bytes);
+  long sent = Persist([&] { return Syscall(SYS_sendmsg, socket_, AsLong(&header), MSG_NOSIGNAL); });
+  return sent == static_cast<long>(message_bytes);
 }
 
 long Agent::Receive(void* buffer, int* descriptor) {
   // zmemd answers within milliseconds; one that does not for this long is treated as absent.
-  constexpr int kAnswerTimeoutMs = 10'000;
-  int64_t until_ms = NowMs() + kAnswerTimeoutMs;
-  for (int64_t left_ms = kAnswerTimeoutMs; !Listen(left_ms); left_ms = until_ms - NowMs()) {
+  constexpr int64_t kAnswerTimeoutMs = 10'000;
+  int64_t patience_ms = int64_t{state_.options.daemon_timeout_s} * 1000;
+  if (patience_ms > kAnswerTimeoutMs) patience_ms = kAnswerTimeoutMs;
+  int64_t until_ms = NowMs() + patience_ms;
+  for (int64_t left_ms = patience_ms; !Listen(left_ms); left_ms = until_ms - NowMs()) {
     if (leaving_) return -ECANCELED;
     if (NowMs() >= until_ms) return -EAGAIN;
   }
@@ -598,7 +625,8 @@ long Agent::Receive(void* buffer, int* descriptor) {
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  long got = Syscall(SYS_recvmsg, socket_, AsLong(&header), MSG_CMSG_CLOEXEC);
+  long got =
+      Persist([&] { return Syscall(SYS_recvmsg, socket_, AsLong(&header), MSG_CMSG_CLOEXEC); });
   cmsghdr* rights = got >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
   if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
     int received = *reinterpret_cast<int*>(CMSG_DATA(rights));

@@ -37,8 +37,8 @@ bool Ask(Bell& bell, wire::Wish wish, int64_t timeout_ms) {
     if (static_cast<int32_t>(granted - mine) >= 0) return true;
     uint32_t tid = bell.agent_tid.load();
     if (tid == 0) return true;
-    if (tid != rung) Syscall(SYS_tgkill, Syscall(SYS_getpid), tid, kBellSignal);
-    rung = tid;
+    // A user's limit of waiting signals may be reached: then the bell is rung again later.
+    if (tid != rung && Syscall(SYS_tgkill, Syscall(SYS_getpid), tid, kBellSignal) == 0) rung = tid;
     if (NowMs() >= deadline_ms) return false;
     WaitOn(bell.granted[index], FUTEX_WAIT_PRIVATE, granted, kPieceMs);
   }

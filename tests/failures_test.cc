@@ -27,6 +27,7 @@ class NoDaemon : public SystemTest {
 
   ChildOptions Preloaded(const std::map<std::string, std::string>& more) const {
     ChildOptions options{.argv = Pages(kMib), .env = more};
+    options.env["ZMEM_DAEMON_TIMEOUT"] = "2";  // for a daemon that does not answer
     options.env.merge(ManagedEnvironment(socket(), Runfile("preload/libzmem.so")));
     return options;
   }

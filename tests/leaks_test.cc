@@ -6,12 +6,12 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
 #include <random>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "tests/evictor.h"
+#include "tests/holdings.h"
 #include "tests/system_test.h"
 
 namespace zmem {
@@ -28,57 +28,6 @@ using std::chrono::seconds;
 constexpr char kEvictAlways[] = "[policy]\ncold_age=1ms\nscan_interval=10ms\nmin_resident=64K\n";
 
 constexpr std::chrono::minutes kLongTimeout{10};
-// What the allocator keeps of what was freed: an arena for each of the threads there were at once.
-constexpr int64_t kResidentSlackBytes = int64_t{16} << 20;
-// The table of objects that relatives share keeps the size it had to have at some time.
-constexpr int64_t kMetadataSlackBytes = int64_t{1} << 20;
-
-size_t CountEntries(const std::string& directory) {
-  size_t count = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory)) ++count;
-  return count;
-}
-
-// What a daemon has and holds.
-struct Holdings {
-  size_t descriptors;
-  size_t threads;
-  size_t processes;
-  int64_t objects;
-  int64_t held_bytes;
-  int64_t metadata_bytes;
-  int64_t resident_bytes;
-
-  // Counts before it asks: the connection that asks is something the daemon has.
-  static Holdings Of(const Daemon& daemon) {
-    Holdings now{};
-    now.descriptors = CountEntries(absl::StrCat("/proc/", daemon.pid(), "/fd"));
-    now.threads = CountEntries(absl::StrCat("/proc/", daemon.pid(), "/task"));
-    now.resident_bytes = ResidentBytes(daemon.pid());
-    nlohmann::json status = daemon.Status();
-    now.processes = status.at("processes").size();
-    now.objects = status.at("pool").at("objects");
-    now.held_bytes = status.at("pool").at("held_bytes");
-    now.metadata_bytes = status.at("metadata_bytes");
-    return now;
-  }
-
-  bool NoMoreThan(const Holdings& other) const {
-    return descriptors <= other.descriptors && threads <= other.threads &&
-           processes <= other.processes && objects <= other.objects &&
-           held_bytes <= other.held_bytes &&
-           metadata_bytes <= other.metadata_bytes + kMetadataSlackBytes &&
-           resident_bytes <= other.resident_bytes + kResidentSlackBytes;
-  }
-
-  std::string ToString() const {
-    return absl::StrCat(descriptors, " descriptors, ", threads, " threads, ", processes,
-                        " processes, ", objects, " objects, ", held_bytes, " bytes held, ",
-                        metadata_bytes, " bytes of metadata, ", resident_bytes >> 10,
-                        " KiB resident");
-  }
-};
-
 // How many programs the daemon says it has attached so far.
 size_t CountAttached(const Daemon& daemon) {
   std::string log = daemon.log();
@@ -90,17 +39,8 @@ size_t CountAttached(const Daemon& daemon) {
   return count;
 }
 
-// Waits until the daemon has no more than it had; what is freed is freed after programs ended.
 void ExpectNoMoreThan(const Daemon& daemon, const Holdings& before) {
-  Holdings now = Holdings::Of(daemon);
-  try {
-    WaitUntil("the daemon to have let go", seconds(20), [&] {
-      now = Holdings::Of(daemon);
-      return now.NoMoreThan(before);
-    });
-  } catch (const HarnessError&) {
-    ADD_FAILURE() << "the daemon keeps something";
-  }
+  Holdings now = AwaitNoMoreThan(daemon, before);
   std::printf("before: %s\nnow:    %s\n", before.ToString().c_str(), now.ToString().c_str());
 }
 
@@ -121,6 +61,7 @@ class Leaks : public SystemTest {
     {
       Evictor evictor(daemon);
       std::string answer = starter.Ask("run", kLongTimeout);
+      evictor.Stop();
       EXPECT_EQ(answer.substr(0, 3), "ok ") << answer << "\n" << starter.errors();
       std::printf("%d programs, seed %llu: %s; %d evictions\n", count,
                   static_cast<unsigned long long>(seed), answer.c_str(), evictor.evictions());

@@ -2,6 +2,7 @@
 // stop: contents survive, memory is given back, nothing of a program that is gone stays behind.
 #include <csignal>
 
+#include "absl/strings/str_cat.h"
 #include "tests/system_test.h"
 
 namespace zmem {
@@ -120,7 +121,13 @@ class LifecycleEnd : public SystemTest {
 
   // The daemon lives, keeps nothing of the program, and serves the next one.
   void ExpectNothingLeft() {
-    eviction_->Wait(std::chrono::seconds(30));  // however it ends: its program went away
+    // It was faster, or tells that its program went away.
+    ExitStatus status = eviction_->Wait(std::chrono::seconds(30));
+    if (!status.Succeeded()) {
+      EXPECT_EQ(status.ToString(), "exit 3");
+      std::string why = absl::StrCat("zmemctl: PID ", child_->pid(), " has ended");
+      EXPECT_TRUE(eviction_->errors().starts_with(why)) << eviction_->errors();
+    }
     WaitPoolEmpty(*daemon_);
     Child next(Managed(*daemon_, Pages()));
     WaitReady(*daemon_, next);

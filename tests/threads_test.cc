@@ -40,9 +40,10 @@ class Threads : public SystemTest {
 
   // The same while everything is taken out again and again.
   void ExpectDoneUnderEvictions(const std::string& command, int least_evictions) {
-    Evictor evictor(*daemon_, child_->pid());
+    Evictor evictor(*daemon_, {.pid = child_->pid()});
     WaitUntil("evictions to be under way", kAnswerTimeout, [&] { return evictor.evictions() > 0; });
     EXPECT_EQ(child_->Ask(command, kLongTimeout), "ok") << command << "\n" << child_->errors();
+    evictor.Stop();
     std::printf("%s: %d evictions, seed %llu\n", command.c_str(), evictor.evictions(),
                 static_cast<unsigned long long>(seed));
     EXPECT_GE(evictor.evictions(), least_evictions);  // fewer would say little

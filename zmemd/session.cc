@@ -132,7 +132,7 @@ void Session::OnGone() {
 
 void Session::End() {
   ended_.store(true, std::memory_order_release);
-  FinishJob(absl::NotFoundError("the process ended"));
+  FinishJob(NoLongerManaged());
   MutexLock lock(mutex_);
   changed_.notify_all();
 }
@@ -167,7 +167,7 @@ void Session::ServeAgent(wire::Channel& channel) {
     }
   }
   if (agent_left) SetHasAgent(false);
-  FinishJob(absl::NotFoundError("the process ended, or is being drained"));
+  FinishJob(NoLongerManaged());
   AwaitDrain();
   if (!agent_left && !process_->gone.load(std::memory_order_acquire)) {
     // Its copy of the userfaultfd is closed before its socket; faults are served until then.
@@ -223,10 +223,7 @@ absl::StatusOr<uint64_t> Session::Thaw(const Reclaimer::ProgressFn& progress) {
   thaw_wanted_.store(true);
   eventfd_write(wake_fd_.get(), 1);
   while (!thawed_.load()) {
-    if (ended()) return absl::NotFoundError(absl::StrCat("PID ", pid(), " has ended"));
-    if (!has_agent_.load() || drain_requested_.load()) {
-      return absl::UnavailableError(absl::StrCat("PID ", pid(), " has no agent now"));
-    }
+    if (!CanTakeOut()) return NoLongerManaged();
     if (!thaw_wanted_.load()) {
       return absl::AbortedError(absl::StrCat("PID ", pid(), " was frozen before it was thawed"));
     }
@@ -248,7 +245,8 @@ void Session::Freeze() {
 void Session::AwaitDrain() {
   drain_requested_.store(true, std::memory_order_release);
   faults_->RequestDrain();
-  while (!faults_->drained() && !process_->gone.load(std::memory_order_acquire)) {
+  // A session can end while an agent is being bound to it: then nobody serves it any more.
+  while (!faults_->drained() && !process_->gone.load(std::memory_order_acquire) && !ended()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 }
@@ -260,11 +258,25 @@ void Session::RunEvictJob(Reclaimer& reclaimer) {
     job = job_;
   }
   if (job == nullptr) return;
-  FinishJob(reclaimer.EvictAll(job->cancel, [&](uint64_t done, uint64_t total) {
-    job->done.store(done, std::memory_order_relaxed);
-    job->total.store(total, std::memory_order_relaxed);
-    if (drain_requested_.load(std::memory_order_acquire)) job->cancel = true;
-  }));
+  absl::StatusOr<Reclaimer::EvictResult> result =
+      reclaimer.EvictAll(job->cancel, [&](uint64_t done, uint64_t total) {
+        job->done.store(done, std::memory_order_relaxed);
+        job->total.store(total, std::memory_order_relaxed);
+        if (drain_requested_.load(std::memory_order_acquire)) job->cancel = true;
+      });
+  // What is unavailable is the program. To whoever asked, that word stands for a missing zmemd.
+  if (absl::IsUnavailable(result.status())) result = NoLongerManaged();
+  FinishJob(std::move(result));
+}
+
+bool Session::CanTakeOut() const {
+  return !ended() && has_agent_.load(std::memory_order_acquire) &&
+         !drain_requested_.load(std::memory_order_acquire);
+}
+
+absl::Status Session::NoLongerManaged() const {
+  return absl::NotFoundError(
+      absl::StrCat("PID ", pid(), " has ended, become another program, or is being let go"));
 }
 
 void Session::FinishJob(absl::StatusOr<Reclaimer::EvictResult> result) {
@@ -281,10 +293,9 @@ absl::StatusOr<Reclaimer::EvictResult> Session::EvictAll(const Reclaimer::Progre
   mutex_.lock();
   // One at a time; the next one waits its turn.
   while (job_ != nullptr && !ended()) changed_.wait(mutex_);
-  if (ended() || !has_agent_.load() || drain_requested_.load()) {
+  if (!CanTakeOut()) {
     mutex_.unlock();
-    return absl::UnavailableError(
-        absl::StrCat("PID ", pid(), " has no agent now, so nothing can be taken out of it"));
+    return NoLongerManaged();
   }
   job_ = job;
   eventfd_write(wake_fd_.get(), 1);

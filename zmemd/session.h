@@ -83,7 +83,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   void ServeAgent(wire::Channel& channel);
 
   // Takes everything out that may be taken. Waits for it; calls `progress` from this thread.
-  // Errors: NotFound when the session ends first, Unavailable without an agent or while draining,
+  // Errors: NotFound when the session ends first, has no agent any more or is draining;
   // FailedPrecondition while it is thawed.
   absl::StatusOr<Reclaimer::EvictResult> EvictAll(const Reclaimer::ProgressFn& progress);
   // Puts everything back and ends the session for good: the agent does not come again. Returns the
@@ -92,7 +92,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   absl::StatusOr<uint64_t> DrainAndWait(const Reclaimer::ProgressFn& progress);
   // Puts everything back and takes nothing out any more until Freeze; the session goes on. Returns
   // the pages put back. For debuggers, which cannot read what is out (FACTS 19).
-  // Errors: NotFound when the session ends first, Unavailable without an agent or while draining.
+  // Errors: NotFound when the session ends first, has no agent any more or is draining.
   absl::StatusOr<uint64_t> Thaw(const Reclaimer::ProgressFn& progress);
   // The reverse. Returns at once.
   void Freeze();
@@ -141,6 +141,10 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // Whether the program's memory cgroup has room for everything that is out.
   absl::Status CheckRoom();
   void SetHasAgent(bool has_agent);
+  // Whether there is still an agent to do it.
+  bool CanTakeOut() const;
+  // What whoever waits for something of the session is told when it cannot be had any more.
+  absl::Status NoLongerManaged() const;
   // Waits until the fault thread has put every page back or the process is gone.
   void AwaitDrain();
   void End();

@@ -1,8 +1,10 @@
 // Subject program: a region of pattern pages that it rewrites and verifies when told to, and that
 // it leaves by every way out a program has.
 //   pages --mib N [--random] [--huge] [--dump-core DIRECTORY]
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -72,6 +74,15 @@ int main(int argc, char** argv) {
          raise(SIGQUIT);
          return "still there";
        }},
+      {"fork",
+       [&]() -> std::string {
+         pid_t pid = fork();
+         if (pid == 0) _exit(region.Verify(version).empty() ? 0 : 1);
+         int status = -1;
+         if (waitpid(pid, &status, 0) != pid || status != 0) return "WRONG in a forked child";
+         return verify();
+       }},
+      {"unshare user", [&] { return unshare(CLONE_NEWUSER) == 0 ? verify() : "unshare failed"; }},
       {"exec",
        [&]() -> std::string {
          execv("/proc/self/exe", argv);

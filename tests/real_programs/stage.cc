@@ -15,6 +15,8 @@ constexpr char kRestless[] = "[policy]\ncold_age=1ms\nscan_interval=10ms\nmin_re
 // The slowest takes two minutes; what takes this long does not go on at all.
 constexpr std::chrono::minutes kRunTimeout{10};
 constexpr size_t kTailLines = 30;
+// So that a program that is taken out whole still gets anywhere on a machine with two CPUs.
+constexpr std::chrono::milliseconds kEvictionPause{20};
 
 }  // namespace
 
@@ -27,7 +29,7 @@ std::string Tail(const std::string& text, size_t lines) {
 Stage::Stage(const StageOptions& options) : options_(options) {
   if (!options.managed) return;
   daemon_.emplace(DaemonOptions{.config = kRestless});
-  evictor_.emplace(*daemon_);
+  evictor_.emplace(*daemon_, EvictorOptions{.pause = kEvictionPause});
 }
 
 EvictionTotals Stage::totals() const {

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/evictor.h"
 #include "tests/harness.h"
-#include "tests/real_programs/evictor.h"
 
 namespace zmem {
 

@@ -1,15 +1,9 @@
-#include "tests/real_programs/evictor.h"
-
-#include <chrono>
+#include "tests/evictor.h"
 
 #include "absl/strings/str_cat.h"
 
 namespace zmem {
 namespace {
-
-// Between two rounds, so that a program that is taken out whole still gets anywhere on a machine
-// with two CPUs.
-constexpr std::chrono::milliseconds kPause{20};
 
 // What `counter` grew by since `last`, and `last` brought up to date.
 int64_t Growth(const nlohmann::json& process, const char* counter, int64_t& last) {
@@ -21,7 +15,8 @@ int64_t Growth(const nlohmann::json& process, const char* counter, int64_t& last
 
 }  // namespace
 
-Evictor::Evictor(const Daemon& daemon) : daemon_(daemon), thread_([this] { Run(); }) {}
+Evictor::Evictor(const Daemon& daemon, const EvictorOptions& options)
+    : daemon_(daemon), options_(options), thread_([this] { Run(); }) {}
 
 Evictor::~Evictor() {
   stop_ = true;
@@ -42,7 +37,7 @@ void Evictor::Run() {
   try {
     while (!stop_) {
       Round();
-      std::this_thread::sleep_for(kPause);
+      std::this_thread::sleep_for(options_.pause);
     }
     Round();
   } catch (const std::exception& error) {
@@ -51,13 +46,17 @@ void Evictor::Run() {
 }
 
 void Evictor::Round() {
+  if (options_.pid) return Evict(*options_.pid);
   for (const nlohmann::json& process : daemon_.CtlJson({"ps", "--json"})) {
     Count(process);
-    if (process.at("state") != "attached") continue;
     // It may have ended, or forked and stepped out of the way, since it was listed.
-    daemon_.Ctl({"evict", absl::StrCat(process.at("pid").get<pid_t>())});
+    if (process.at("state") == "attached") Evict(process.at("pid"));
   }
   faults_ = daemon_.Status().at("faults_total").get<int64_t>();
+}
+
+void Evictor::Evict(pid_t pid) {
+  if (daemon_.Ctl({"evict", absl::StrCat(pid)}).status.Succeeded()) ++evictions_;
 }
 
 void Evictor::Count(const nlohmann::json& process) {
