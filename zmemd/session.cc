@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libzmem/base/quantity.h"
+#include "libzmem/uffd/address_map.h"
 
 namespace zmem {
 namespace {
@@ -169,6 +170,7 @@ void Session::ServeAgent(wire::Channel& channel) {
   if (agent_left) SetHasAgent(false);
   FinishJob(NoLongerManaged());
   AwaitDrain();
+  if (agent_left) UnregisterAll();
   if (!agent_left && !process_->gone.load(std::memory_order_acquire)) {
     // Its copy of the userfaultfd is closed before its socket; faults are served until then.
     wire::Detach detach{};
@@ -240,6 +242,12 @@ absl::StatusOr<uint64_t> Session::Thaw(const Reclaimer::ProgressFn& progress) {
 void Session::Freeze() {
   thaw_wanted_.store(false);
   eventfd_write(wake_fd_.get(), 1);
+}
+
+void Session::UnregisterAll() {
+  absl::StatusOr<AddressMap> map = AddressMap::Read(pid(), {});
+  if (!map.ok()) return;  // the usual reason for an agent's end: its program has ended
+  for (AddressRange range : map->registered()) process_->uffd.Unregister(range);
 }
 
 void Session::AwaitDrain() {

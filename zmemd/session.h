@@ -147,6 +147,9 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   absl::Status NoLongerManaged() const;
   // Waits until the fault thread has put every page back or the process is gone.
   void AwaitDrain();
+  // For an agent that is not heard of any more in a program that may live: it holds a copy of the
+  // userfaultfd, which nobody will read. Every page is back.
+  void UnregisterAll();
   void End();
   const char* state() const;
 
