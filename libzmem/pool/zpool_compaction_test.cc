@@ -273,7 +273,7 @@ std::vector<Churn> Churns() {
 }
 
 TEST(ZpoolCompaction, LeavesLessThanOneSpareSpanInEachClass) {
-  constexpr uint64_t kFilledBytes = 192 * kMib;
+  constexpr uint64_t kFilledBytes = 128 * kMib;
   for (const Churn& churn : Churns()) {
     auto pool = MakePool(512 * kMib, 16 * kAmpleBytes);
     Random random(kSeed);
