@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace zmem {
 namespace {
 
@@ -39,13 +41,31 @@ TEST(SizeClass, NoOtherSpanWastesLess) {
   }
 }
 
-TEST(SizeClass, SpansOfCompressedPagesAreNearlyFull) {
-  // Above three quarters of a page few objects share a span; such pages are stored raw or on disk.
-  for (const SizeClass& size_class : kSizeClassTable.classes) {
-    if (size_class.object_bytes > kPageBytes * 3 / 4) continue;
-    size_t used_bytes = size_t{size_class.object_bytes} * size_class.objects_per_span;
-    EXPECT_GE(used_bytes * 100, size_class.span_pages * kPageBytes * 93) << size_class.object_bytes;
+TEST(SizeClass, SpansWasteWhatTheHeaderOfThePoolSays) {
+  constexpr size_t kFatBytes = kPageBytes * 3 / 4;
+  double worst = 0;
+  double worst_of_fat = 0;
+  double sum = 0;
+  for (size_t bytes = kSizeStepBytes; bytes <= kPageBytes; bytes += kSizeStepBytes) {
+    const SizeClass& size_class = kSizeClassTable.classes[SizeClassOf(bytes)];
+    size_t used_bytes = bytes * size_class.objects_per_span;
+    double waste = 1 - static_cast<double>(used_bytes) /
+                           static_cast<double>(size_class.span_pages * kPageBytes);
+    if (bytes <= kFatBytes) sum += waste;
+    double& most = bytes <= kFatBytes ? worst : worst_of_fat;
+    most = std::max(most, waste);
   }
+  EXPECT_LE(sum / (kFatBytes / kSizeStepBytes), 0.011);
+  EXPECT_LE(worst, 0.0555);
+  EXPECT_LE(worst_of_fat, 0.11);
+}
+
+TEST(SizeClass, OneSpanOfEachIsLittle) {
+  size_t bytes = 0;
+  for (const SizeClass& size_class : kSizeClassTable.classes) {
+    bytes += size_class.span_pages * kPageBytes;
+  }
+  EXPECT_LE(bytes, (size_t{1} << 20) * 24 / 10);
 }
 
 }  // namespace

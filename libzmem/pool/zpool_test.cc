@@ -1,91 +1,22 @@
-// What the pool promises, single-threaded and with four threads (run it under tsan too). Every
-// object holds bytes derived from its own key, so that any overlap, loss or mix-up shows.
+// What the pool promises, single-threaded and with four threads (run it under tsan too), but for
+// compaction.
 #include "libzmem/pool/zpool.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cmath>
 #include <map>
 #include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "libzmem/pool/test_objects.h"
+
 namespace zmem {
 namespace {
-
-using Random = std::mt19937_64;
-
-constexpr uint64_t kSeed = 20240607;
-constexpr uint64_t kMib = uint64_t{1} << 20;
-constexpr uint64_t kAmpleBytes = uint64_t{4} << 30;
-
-std::unique_ptr<Zpool> MakePool(uint64_t limit_bytes, uint64_t reserved_bytes = kAmpleBytes) {
-  auto pool = Zpool::Create({.limit_bytes = limit_bytes, .reserved_bytes = reserved_bytes});
-  EXPECT_TRUE(pool.ok()) << pool.status();
-  return *std::move(pool);
-}
-
-struct Object {
-  ZHandle handle;
-  size_t bytes = 0;
-  uint64_t key = 0;
-};
-
-std::byte ByteOf(uint64_t key, size_t at) {
-  return static_cast<std::byte>((key * 0x9e3779b97f4a7c15 >> 32) + at * 167);
-}
-
-std::optional<Object> PutObject(Zpool& pool, size_t bytes, uint64_t key) {
-  std::array<std::byte, kPageBytes> content;
-  for (size_t at = 0; at < bytes; ++at) content[at] = ByteOf(key, at);
-  auto handle = pool.Put(std::span(content).first(bytes));
-  if (!handle) return std::nullopt;
-  return Object{*handle, bytes, key};
-}
-
-bool IsIntact(const Zpool& pool, const Object& object) {
-  auto content = pool.Get(object.handle, object.bytes);
-  for (size_t at = 0; at < object.bytes; ++at) {
-    if (content[at] != ByteOf(object.key, at)) return false;
-  }
-  return true;
-}
-
-void FreeObject(Zpool& pool, const Object& object) { pool.Free(object.handle, object.bytes); }
-
-// How long the compressed forms of a program's pages are: a bump of nearly empty ones, two of
-// structures and text, and few that hardly compress.
-size_t RealisticBytes(Random& random) {
-  double share = std::uniform_real_distribution<double>(0, 1)(random);
-  double bytes;
-  if (share < 0.15) {
-    bytes = std::lognormal_distribution<double>(std::log(250), 0.6)(random);
-  } else if (share < 0.75) {
-    bytes = std::normal_distribution<double>(1250, 350)(random);
-  } else if (share < 0.95) {
-    bytes = std::normal_distribution<double>(2100, 400)(random);
-  } else {
-    bytes = std::uniform_real_distribution<double>(2600, kPageBytes)(random);
-  }
-  return static_cast<size_t>(std::clamp(bytes, 16.0, double{kPageBytes}));
-}
-
-size_t ResidentPages(const std::byte* start, size_t pages) {
-  std::vector<unsigned char> resident(pages);
-  EXPECT_EQ(mincore(const_cast<std::byte*>(start), pages * kPageBytes, resident.data()), 0);
-  return static_cast<size_t>(
-      std::count_if(resident.begin(), resident.end(), [](unsigned char bits) { return bits & 1; }));
-}
-
-// The region's first byte, by way of an object in it.
-const std::byte* RegionStart(const Zpool& pool, const Object& object) {
-  return pool.Get(object.handle, object.bytes).data() - object.handle.granule * kPoolGranuleBytes;
-}
 
 TEST(Zpool, RefusesSizesOutOfBounds) {
   for (uint64_t reserved_bytes : {uint64_t{0}, kSpanSlotBytes - 1, kSpanSlotBytes + kPageBytes,
@@ -229,12 +160,11 @@ TEST(Zpool, NewObjectsFillTheFullestSpanFirst) {
   auto pool = MakePool(kMib);
   std::vector<Object> objects;
   for (uint64_t key = 0; key < 8; ++key) objects.push_back(*PutObject(*pool, kObjectBytes, key));
-  auto slot_of = [](ZHandle handle) { return handle.granule >> (kSpanSlotShift - 4); };
-  ASSERT_NE(slot_of(objects[0].handle), slot_of(objects[4].handle));
+  ASSERT_NE(SlotOf(objects[0]), SlotOf(objects[4]));
   FreeObject(*pool, objects[0]);                             // three left in the first span
   for (size_t i : {4, 5, 6}) FreeObject(*pool, objects[i]);  // one left in the second
-  EXPECT_EQ(slot_of(PutObject(*pool, kObjectBytes, 9)->handle), slot_of(objects[1].handle));
-  EXPECT_EQ(slot_of(PutObject(*pool, kObjectBytes, 10)->handle), slot_of(objects[7].handle));
+  EXPECT_EQ(SlotOf(*PutObject(*pool, kObjectBytes, 9)), SlotOf(objects[1]));
+  EXPECT_EQ(SlotOf(*PutObject(*pool, kObjectBytes, 10)), SlotOf(objects[7]));
 }
 
 TEST(Zpool, ALoweredLimitKeepsObjectsAndStopsNewSpans) {
@@ -252,6 +182,28 @@ TEST(Zpool, ALoweredLimitKeepsObjectsAndStopsNewSpans) {
   Zpool::Stats stats = pool->stats();
   EXPECT_EQ(stats.limit_bytes, kPageBytes);
   EXPECT_EQ(stats.limit_rejects, 2u);
+}
+
+TEST(Zpool, WhileMoreIsHeldThanALoweredLimitNoPlaceIsGivenOut) {
+  auto pool = MakePool(2 * kPageBytes);
+  std::vector<Object> objects;  // four to a span, two spans
+  for (uint64_t key = 0; key < 8; ++key) objects.push_back(*PutObject(*pool, 1024, key));
+  FreeObject(*pool, objects[0]);
+  pool->set_limit_bytes(kPageBytes);
+  EXPECT_FALSE(PutObject(*pool, 1024, 9).has_value());
+  for (size_t i : {4, 5, 6, 7}) FreeObject(*pool, objects[i]);
+  EXPECT_EQ(pool->stats().held_bytes, kPageBytes);
+  EXPECT_TRUE(PutObject(*pool, 1024, 9).has_value());
+  EXPECT_FALSE(PutObject(*pool, 1024, 10).has_value());
+}
+
+TEST(Zpool, BytesWithNoOtherPlaceToStayMayExceedTheLimit) {
+  auto pool = MakePool(kPageBytes);
+  const std::array<std::byte, kPageBytes> page{};
+  ASSERT_TRUE(pool->Put(page).has_value());
+  EXPECT_FALSE(pool->Put(page).has_value());
+  EXPECT_TRUE(pool->Put(page, Zpool::Limit::kExceed).has_value());
+  EXPECT_EQ(pool->stats().held_bytes, 2 * kPageBytes);
 }
 
 TEST(Zpool, TheLimitIsExactWithFourThreads) {
@@ -321,11 +273,6 @@ TEST(Zpool, FourThreadsShareItAndEachOthersObjects) {
     FreeObject(*pool, object);
   }
   EXPECT_EQ(pool->stats().held_bytes, 0u);
-}
-
-double Density(const Zpool& pool) {
-  Zpool::Stats stats = pool.stats();
-  return static_cast<double>(stats.live_bytes) / static_cast<double>(stats.held_bytes);
 }
 
 TEST(Zpool, KeepsTheDensityThatTheDesignPromises) {
