@@ -71,6 +71,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);
+  server->upkeep_ = std::make_unique<Upkeep>(*server->pool_);
+  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
+      Housekeeper::Start(*server->upkeep_, [raw = server.get()] { return raw->StoredProcesses(); });
+  if (!housekeeper.ok()) return housekeeper.status();
+  server->housekeeper_ = *std::move(housekeeper);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }
@@ -215,6 +220,14 @@ void Server::OnForkedSession(std::shared_ptr<Session> child) {
 std::vector<std::shared_ptr<Session>> Server::Sessions() const {
   MutexLock lock(mutex_);
   return sessions_;
+}
+
+std::vector<std::shared_ptr<Process>> Server::StoredProcesses() const {
+  std::vector<std::shared_ptr<Process>> processes;
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (!session->ended()) processes.push_back(session->shared_process());
+  }
+  return processes;
 }
 
 void Server::SweepSessions() {

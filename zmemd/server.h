@@ -22,6 +22,7 @@
 #include "zmemd/attach.h"
 #include "zmemd/config.h"
 #include "zmemd/control.h"
+#include "zmemd/housekeeper.h"
 #include "zmemd/keeper.h"
 #include "zmemd/nursery.h"
 #include "zmemd/session.h"
@@ -69,6 +70,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   void PutEverythingBack();
 
   std::vector<std::shared_ptr<Session>> Sessions() const;
+  std::vector<std::shared_ptr<Process>> StoredProcesses() const;
   absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
   nlohmann::json Status(const ControlPeer& peer) const;
   nlohmann::json Processes(const ControlPeer& peer) const;
@@ -96,6 +98,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uid_t, size_t> connections_of_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Nursery> nursery_;
+  std::unique_ptr<Upkeep> upkeep_;
+  std::unique_ptr<Housekeeper> housekeeper_;
   // What ended sessions have counted.
   uint64_t past_faults_ ABSL_GUARDED_BY(mutex_) = 0;
   LatencyHistogram past_latency_;

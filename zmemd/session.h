@@ -109,6 +109,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   const wire::Token& token() const { return process_->token; }
   pid_t pid() const { return bound() ? identity_.pid : 0; }
   uid_t uid() const { return identity_.uid; }
+  std::shared_ptr<Process> shared_process() const { return process_; }
   Process& process() { return *process_; }
 
   // One element of the `processes` array.

@@ -22,7 +22,7 @@ constexpr int kEagerRounds = 16;
 constexpr int kDrainPatience = 2000;
 // Room is made when the program's memory cgroup takes fewer pages than this.
 constexpr int64_t kLittleRoomPages = 512;
-// How long a fault waits for it.
+// How long a fault waits for it while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
 // How long for a huge page to come back whole before it is taken apart.
 constexpr int64_t kHugePatienceNs = 2'000'000;
@@ -182,7 +182,11 @@ bool FaultHandler::HaveRoom() {
     return true;
   }
   int64_t now_ns = clock_.now_ns();
-  if (short_of_room_ns_ == 0) short_of_room_ns_ = now_ns;
+  uint64_t isolated = process_->counters.isolated_pages.load(std::memory_order_relaxed);
+  if (short_of_room_ns_ == 0 || isolated != isolated_when_short_) {
+    short_of_room_ns_ = now_ns;
+    isolated_when_short_ = isolated;
+  }
   observer_.OnRoomWanted();
   return now_ns - short_of_room_ns_ > kRoomPatienceNs;
 }

@@ -123,8 +123,9 @@ class FaultHandler {
   std::array<uffd_msg, kMessages> messages_;
   std::array<Pending, kMaxPending> pending_;
   size_t pending_count_ = 0;
-  int64_t short_of_room_ns_ = 0;  // since when; 0: there is room
-  int fruitless_rounds_ = 0;      // since a pending fault or a drain last got on
+  int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room
+  uint64_t isolated_when_short_ = 0;
+  int fruitless_rounds_ = 0;  // since a pending fault or a drain last got on
 
   std::vector<uint64_t> drain_chunks_;
   size_t drain_chunk_ = 0;

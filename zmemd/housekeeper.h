@@ -1,0 +1,38 @@
+// The thread that keeps what is stored in good order (store/upkeep.h), beside all that programs
+// wait for. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "libzmem/base/mutex.h"
+#include "libzmem/store/upkeep.h"
+
+namespace zmem {
+
+class Housekeeper {
+ public:
+  // `processes` is called from the thread.
+  // Errors: ResourceExhausted if no thread can be started.
+  static absl::StatusOr<std::unique_ptr<Housekeeper>> Start(Upkeep& upkeep,
+                                                            Upkeep::ProcessesFn processes);
+  // Ends the thread, within one chunk's work.
+  ~Housekeeper();
+
+ private:
+  Housekeeper(Upkeep& upkeep, Upkeep::ProcessesFn processes)
+      : upkeep_(upkeep), processes_(std::move(processes)) {}
+  void Run();
+
+  Upkeep& upkeep_;
+  const Upkeep::ProcessesFn processes_;
+  std::atomic<bool> stop_{false};
+  Mutex mutex_;
+  CondVar changed_;
+  std::thread thread_;
+};
+
+}  // namespace zmem
