@@ -1,10 +1,15 @@
 // What zmem adds to fork in a program whose memory it keeps, measured by turns in one run:
-//   fork       a program most of whose memory is stored, beside one without zmem that has as many
-//              pages resident, and one without zmem that has all of them resident
+//   fork       a program most of whose memory is stored, beside programs without zmem: one that has
+//              as many pages resident, one of which the kernel's zram has as much, and one that has
+//              all of them resident
 //   children   the ways of starting another program, from one that is managed and has all its
 //              memory resident; its children run without libzmem.so (what that costs them is
-//              bench/spawn's subject) and, for comparison, with it
-// The bench runs itself again as these programs (--subject).
+//              bench/spawn's subject) and, for comparison, with it. Beside it one without zmem, and
+//              one without zmem whose memory was in zram and is back
+// Fork reads what the kernel knows of each page, and each page table. Memory that was out, by
+// whatever means, keeps its page tables, and is scattered over the machine's memory when it is
+// back: the programs over zram show how much of the difference is that. The bench runs itself again
+// as these programs (--subject).
 //   fork_latency [--gib N] [--rounds N] [--child-rounds N] [--json FILE]
 #include <spawn.h>
 #include <sys/mman.h>
@@ -19,6 +24,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +34,7 @@
 #include "absl/strings/str_split.h"
 #include "bench/machine.h"
 #include "bench/samples.h"
+#include "bench/zram_swap.h"
 #include "libzmem/base/clock.h"
 #include "tests/harness.h"
 #include "tests/programs/command_loop.h"
@@ -79,6 +86,7 @@ class Subject {
         {"verify", [this] { return OkUnless(region_.Verify(kVersion)); }},
         {"touch the rest", [this] { return TouchTheRest(); }},
         {"drop the share", [this] { return DropTheShare(); }},
+        {"page out", [this] { return PageOut(); }},
         {"children load nothing", [] { return Result(unsetenv("LD_PRELOAD")); }},
         {"fork", [this] { return Fork(); }},
         {"fork, exec", [] { return TimeStart(&ForkAndExec); }},
@@ -112,6 +120,10 @@ class Subject {
   std::string DropTheShare() {
     dropped_ = true;
     return Result(madvise(region_.page(0), stored_pages_ * kPageBytes, MADV_DONTNEED));
+  }
+
+  std::string PageOut() const {
+    return Result(madvise(region_.page(0), region_.pages() * kPageBytes, MADV_PAGEOUT));
   }
 
   // The page that the child reads: of the stored share, or where that was dropped, a resident one.
@@ -229,13 +241,17 @@ class Bench {
 
   void Run() {
     CheckMemory();
+    why_no_zram_ = ZramSwap::WhyUnavailable();
+    if (why_no_zram_.empty()) zram_.emplace(uint64_t{mib_} << 21);  // twice a program
     MeasureForks();
     MeasureChildren();
+    zram_.reset();
     daemon_.Stop();
   }
 
   nlohmann::json Report() const {
     PrintMachine();
+    if (!why_no_zram_.empty()) std::printf("no zram   %s\n", why_no_zram_.c_str());
     std::printf(
         "input     programs of %zu MiB, %.0f MiB of it stored, %d forks each; then of %zu "
         "MiB,\n          all resident, %d starts of /bin/true each; all by turns\n\n",
@@ -262,12 +278,13 @@ class Bench {
  private:
   static constexpr const char* kStarts[] = {"fork, exec", "vfork, exec", "posix_spawn", "system"};
 
-  // The managed program while it is filled and stored at the same time; the two others after it.
+  // All programs at their final sizes.
   void CheckMemory() const {
     double share_left = 1 - kStoredShare;
     double stored_bytes_per_byte = kStoredShare / 2;  // compressed at 2.4 to 1
-    double needed = static_cast<double>(mib_ << 20) *
-                    (std::max(share_left + stored_bytes_per_byte + share_left + 1, 1.5) + 0.25);
+    double needed =
+        static_cast<double>(mib_ << 20) *
+        (std::max(2 * (share_left + stored_bytes_per_byte) + share_left + 1, 1.5) + 0.25);
     if (static_cast<double>(AvailableBytes()) >= needed) return;
     throw HarnessError(
         absl::StrFormat("this takes %.1f GiB of memory, and %.1f are available; "
@@ -297,6 +314,11 @@ class Bench {
     Command(forks_.back(), "drop the share");
     forks_.push_back(Start("with zmem", mib_, true));
     Command(forks_.back(), "touch the rest");
+    if (zram_) {
+      forks_.push_back(Start("without zmem, over zram", mib_, false));
+      Command(forks_.back(), "page out");
+      Command(forks_.back(), "touch the rest");
+    }
     forks_.push_back(Start("without zmem, all resident", mib_, false));
     CheckStored(*forks_[1].child);
     Measure("fork", options_.rounds, forks_);
@@ -316,6 +338,10 @@ class Bench {
     children_.push_back(Start("without zmem", kSmallMib, false));
     children_.push_back(Start("with zmem", kSmallMib, true));
     Command(children_.back(), "children load nothing");
+    if (zram_) {
+      children_.push_back(Start("without zmem, over zram", kSmallMib, false));
+      Command(children_.back(), "page out");
+    }
     children_.push_back(Start("with zmem, its children too", kSmallMib, true));
     for (const Program& program : children_) Command(program, "verify");
     for (const char* start : kStarts) Measure(start, options_.child_rounds, children_);
@@ -356,6 +382,8 @@ class Bench {
   std::vector<Program> forks_;
   std::vector<Program> children_;
   double stored_mib_ = 0;
+  std::string why_no_zram_;
+  std::optional<ZramSwap> zram_;
 };
 
 int Main(const Options& options) {

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "libzmem/base/kernel_abi.h"
+#include "preload/keep.h"
 #include "preload/line.h"
 #include "preload/lockdown.h"
 #include "preload/raw_syscall.h"
@@ -334,6 +335,7 @@ Outcome Agent::SayHello() {
   hello.agent = state_.mapping;
   hello.staging = staging_;
   hello.token_page = reinterpret_cast<Address>(state_.token_page);
+  hello.kept = reinterpret_cast<Address>(&state_.kept);
   hello.min_resident_bytes =
       state_.options.min_resident_given ? state_.options.min_resident_bytes : 0;
   if (!Send(&hello, sizeof hello)) return Outcome::kNoDaemon;
@@ -460,7 +462,10 @@ bool Agent::RunMove(const wire::Move& move) {
   bool out = staging_.Contains(move.target);
   if (out) {
     state_.bell.staged.store(true);  // before `forks` is looked at: see bell.h
-    if (state_.bell.forks.load() == 0) MoveRuns(move, &report);
+    if (BeginMoveOut(state_.kept, move.kept_generation) && state_.bell.forks.load() == 0) {
+      MoveRuns(move, &report);
+    }
+    EndMoveOut(state_.kept);
     NoteSlots(move.target, report.done, true);
   } else {
     MoveRuns(move, &report);

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "libzmem/wire/kept_memory.h"
 #include "libzmem/wire/messages.h"
 #include "preload/bell.h"
 
@@ -41,6 +42,7 @@ struct AgentState {
   AgentOptions options;
   AddressRange mapping;
   Bell bell;
+  wire::KeptMemory kept;
   Family* family;
   bool is_child = false;
   // Wiped on fork, so that a child reads either zeros (nobody manages it) or what zmemd puts there.

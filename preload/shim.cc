@@ -17,6 +17,7 @@
 
 #include "preload/agent.h"
 #include "preload/core_dump.h"
+#include "preload/keep.h"
 #include "preload/line.h"
 #include "preload/step_aside.h"
 
@@ -165,6 +166,7 @@ bool DeservesAgent(Family& family) {
 // A child of fork has the agent's mapping but not its thread.
 void AfterForkInChild() {
   new (&g_agent->bell) Bell();
+  ResetKept(g_agent->kept);
   g_agent->is_child = true;
   if (!g_sandboxed && DeservesAgent(*g_agent->family)) StartAgentThread(g_agent);
 }
@@ -177,6 +179,7 @@ __attribute__((constructor)) void Start() {
   if (AgentState* state = MapAgent()) {
     new (&state->options) AgentOptions();
     new (&state->bell) Bell();
+    new (&state->kept) wire::KeptMemory();
     ReadEnvironment(&state->options);
     if (state->options.required) RequireDaemon(state->options);
     if (StartAgentThread(state) == 0) {

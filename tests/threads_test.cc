@@ -83,10 +83,9 @@ TEST_F(Threads, EveryThreadOnAStackInTheHeapIsJoined) {
   ExpectGoodEnd();
 }
 
-// Wrong today, once in some hundred thousand starts on a busy machine: a thread that starts and
-// ends between the reclaimer's look at the threads and its second look, after the move, is seen by
-// neither, and its control block is out when it ends.
-TEST_F(Threads, DISABLED_EveryShortThreadOnAStackInTheHeapIsJoined) {
+// Those that start and end between the reclaimer's look at the threads and its second look, after
+// the move, are seen by neither.
+TEST_F(Threads, EveryShortThreadOnAStackInTheHeapIsJoined) {
   Start({"--thread-starts", std::to_string(thread_starts)});
   ExpectDoneUnderEvictions("start threads on our stacks", 10);
   ExpectStillManaged();
@@ -102,9 +101,8 @@ TEST_F(Threads, TheNextOwnerLearnsThatTheLastOneDied) {
   ExpectGoodEnd();
 }
 
-// Wrong today, once in some thousand deaths on a busy machine, for the same reason: a thread that
-// locks a mutex and ends between the two looks.
-TEST_F(Threads, DISABLED_TheNextOwnerLearnsThatTheLastOneDiedAtOnce) {
+// Nor is a thread that locks a mutex and ends between the two looks.
+TEST_F(Threads, TheNextOwnerLearnsThatTheLastOneDiedAtOnce) {
   Start({"--owner-deaths", std::to_string(owner_deaths)});
   ExpectDoneUnderEvictions("owner deaths", 10);
   ExpectStillManaged();

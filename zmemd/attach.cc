@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "libzmem/base/kernel_abi.h"
+#include "libzmem/wire/kept_memory.h"
 
 namespace zmem {
 namespace {
@@ -72,7 +73,9 @@ absl::Status CheckHello(const wire::Hello& hello) {
   bool sane = aligned(hello.agent, kPageBytes) && aligned(hello.staging, kChunkBytes) &&
               hello.staging.bytes() / kChunkBytes <= Process::kMaxSlabs &&
               hello.token_page % kPageBytes == 0 && hello.token_page != 0 &&
-              hello.token_page < kHighestAddress;
+              hello.token_page < kHighestAddress && hello.kept % alignof(wire::KeptMemory) == 0 &&
+              hello.agent.Contains(hello.kept) &&
+              hello.agent.end - hello.kept >= sizeof(wire::KeptMemory);
   if (sane) return absl::OkStatus();
   return absl::InvalidArgumentError("the client's greeting makes no sense");
 }

@@ -94,6 +94,7 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   process_->pagemap = std::move(pagemap);
   process_->agent = hello.agent;
   process_->staging = hello.staging;
+  process_->kept = hello.kept;
   process_->FindCgroup();
   process_->DropUnregistered();
   process_->bound.store(true, std::memory_order_release);

@@ -126,7 +126,7 @@ void FaultHandler::ApplyEvent(const uffd_msg& message) {
       events_.OnRemap(message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
       return;
     case UFFD_EVENT_REMOVE:
-      events_.OnRemove({message.arg.remove.start, message.arg.remove.end});
+      events_.OnRemove({message.arg.remove.start, message.arg.remove.end}, clock_.now_ns());
       return;
     case UFFD_EVENT_UNMAP:
       events_.OnUnmap({message.arg.remove.start, message.arg.remove.end});

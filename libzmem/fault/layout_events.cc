@@ -126,12 +126,17 @@ void LayoutEvents::Forget(uint64_t chunk_number, size_t first, size_t end) {
   process_.table.RemoveRegistered(chunk_number, pages);
 }
 
-void LayoutEvents::OnRemove(AddressRange range) {
+void LayoutEvents::OnRemove(AddressRange range, int64_t now_ns) {
+  uint64_t known = 0;
   ForEachChunk(range, [&](const std::shared_ptr<Chunk>& chunk, uint64_t, size_t first, size_t end) {
+    ++known;
+    chunk->quarantined_ns.store(now_ns, std::memory_order_relaxed);
     for (size_t page = first; page < end; ++page) {
       Drop(*chunk, page, PageEntry().With(PageEntry::kQuarantined));
     }
   });
+  uint64_t all = ChunkNumber(range.end - 1) - ChunkNumber(range.start) + 1;
+  if (known < all) process_.removals.Add(range, now_ns);
 }
 
 void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, true); }

@@ -23,7 +23,7 @@ class LayoutEvents {
   void OnRemap(Address from, Address to, uint64_t bytes);
   // madvise: what is stored is dropped; what is present will be, but may not be yet, so that it
   // must not be taken before it was seen to be gone (FACTS 8).
-  void OnRemove(AddressRange range);
+  void OnRemove(AddressRange range, int64_t now_ns);
   // The range is gone; its addresses may be in use again already, for something unregistered.
   void OnUnmap(AddressRange range);
 

@@ -46,7 +46,11 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   // While an event waits to be read, what it tells is not in our books yet.
   if (process_.arrivals_pending) return std::nullopt;
   if (process_.FillTokenPage() == FillResult::kChanging) return std::nullopt;
-  if (process_.table.FindOrAdd(ChunkNumber(part.start)) == nullptr) return false;
+  uint64_t number = ChunkNumber(part.start);
+  bool is_new = process_.table.Find(number) == nullptr;
+  std::shared_ptr<Chunk> chunk = process_.table.FindOrAdd(number);
+  if (chunk == nullptr) return false;
+  if (is_new) Quarantine(*chunk, number);
   if (process_.uffd.Register(mapping) != 0) return false;
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a
   // mapping of its own, and not registered: so it must have been one mapping all over.
@@ -54,7 +58,7 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   wire::PageSet pages;
   size_t first = PageInChunk(part.start);
   pages.AddRange(first, first + part.pages());
-  process_.table.AddRegistered(ChunkNumber(part.start), pages);
+  process_.table.AddRegistered(number, pages);
   return true;
 }
 
@@ -124,12 +128,27 @@ void Isolator::ForgetUnused() {
   }
 }
 
+void Isolator::Quarantine(Chunk& chunk, uint64_t chunk_number) {
+  int64_t now_ns = clock_.now_ns();
+  wire::PageSet going = process_.removals.In(chunk_number, now_ns);
+  if (going.empty()) return;
+  chunk.quarantined_ns.store(now_ns, std::memory_order_relaxed);
+  ForEach(going, [&](size_t page) {
+    PageEntry resident;
+    chunk.Transition(page, resident, resident.With(PageEntry::kQuarantined));
+  });
+}
+
 void Isolator::ReleaseQuarantine(Chunk& chunk, Address chunk_start) {
+  // What is there after so long is there to stay. That holds for MADV_FREE too, whose pages may
+  // never go: until they are written they may as well have their old bytes.
+  int64_t quarantined_ns = chunk.quarantined_ns.load(std::memory_order_relaxed);
+  bool over = clock_.now_ns() - quarantined_ns > RecentRemovals::kHorizonNs;
   std::array<bool, kPagesPerChunk> absent;
   if (process_.pagemap.FindAbsent(chunk_start, absent) != 0) return;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
     PageEntry entry = chunk.Load(page);
-    if (entry.Has(PageEntry::kQuarantined) && absent[page]) {
+    if (entry.Has(PageEntry::kQuarantined) && (over || absent[page])) {
       chunk.Transition(page, entry, entry.Without(PageEntry::kQuarantined));
     }
   }
@@ -152,14 +171,15 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
 }
 
 absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::PageSet pages,
-                                                size_t slab) {
+                                                size_t slab, uint32_t kept_generation) {
   if (absl::Status idle = agent_.AwaitIdle(); !idle.ok()) return idle;
   if (cut_off_[slab]) {
     if (process_.uffd.Register(SlabRange(slab)) != 0) return wire::PageSet{};
     cut_off_[slab] = false;
   }
   bool foreign = false;
-  absl::StatusOr<wire::PageSet> moved = MoveOut(chunk_number, pages, slab, &foreign);
+  absl::StatusOr<wire::PageSet> moved =
+      MoveOut(chunk_number, pages, slab, kept_generation, &foreign);
   if (!moved.ok() || !foreign) return moved;
   // Something got into the slab that no entry knows of: a program that locks all its memory fills
   // ours too.
@@ -175,7 +195,8 @@ absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::Pag
 }
 
 absl::StatusOr<wire::PageSet> Isolator::MoveOut(uint64_t chunk_number, wire::PageSet pages,
-                                                size_t slab, bool* foreign) {
+                                                size_t slab, uint32_t kept_generation,
+                                                bool* foreign) {
   Address chunk_start = chunk_number << kChunkShift;
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) {
@@ -191,6 +212,7 @@ absl::StatusOr<wire::PageSet> Isolator::MoveOut(uint64_t chunk_number, wire::Pag
   move.source = chunk_start;
   move.target = SlabRange(slab).start;
   move.pages = claimed;
+  move.kept_generation = kept_generation;
   absl::StatusOr<wire::Report> report = agent_.Move(move);
   if (!report.ok()) {
     // A target must be registered: from here on the order cannot be carried out any more.

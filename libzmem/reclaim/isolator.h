@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "libzmem/base/clock.h"
 #include "libzmem/reclaim/agent_link.h"
 #include "libzmem/store/process.h"
 #include "libzmem/wire/messages.h"
@@ -18,7 +19,8 @@ namespace zmem {
 
 class Isolator {
  public:
-  Isolator(Process& process, AgentLink& agent) : process_(process), agent_(agent) {}
+  Isolator(Process& process, AgentLink& agent, const Clock& clock)
+      : process_(process), agent_(agent), clock_(clock) {}
 
   // Lets the faults of `part`, which lies in one chunk, come to us, and with it those of all of
   // `mapping`, which it lies in: registering a part would split the mapping, and the program's own
@@ -37,10 +39,12 @@ class Isolator {
 
   // Moves those of `pages` that are registered, the program's own and not about to be dropped from
   // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
-  // the kernel does not move (pinned, shared after a fork, locked) are left alone.
+  // the kernel does not move (pinned, shared after a fork, locked) are left alone, and so are all
+  // if the program has said since `kept_generation` that more must stay (wire/kept_memory.h).
   // Errors, of this and the next two: Unavailable when the agent is gone; DeadlineExceeded when it
   // does not answer. The entries then say where the pages are all the same.
-  absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab);
+  absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab,
+                                        uint32_t kept_generation);
 
   // The reverse, for those of `pages` that are still staged. Their entries are then kResident with
   // `flags`. Returns those moved.
@@ -69,9 +73,11 @@ class Isolator {
   // One order to move `pages` out, under the gate. `foreign` becomes true if slots that should be
   // empty are not.
   absl::StatusOr<wire::PageSet> MoveOut(uint64_t chunk_number, wire::PageSet pages, size_t slab,
-                                        bool* foreign);
+                                        uint32_t kept_generation, bool* foreign);
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
+  // Has a chunk that has just become known keep what the program was told it may drop.
+  void Quarantine(Chunk& chunk, uint64_t chunk_number);
   void ReleaseQuarantine(Chunk& chunk, Address chunk_start);
   // After the agent vanished or fell silent in the middle: tells by the slots what had been moved.
   wire::PageSet FindMoved(wire::PageSet pages, size_t slab);
@@ -79,6 +85,7 @@ class Isolator {
 
   Process& process_;
   AgentLink& agent_;
+  const Clock& clock_;
   // Slabs taken from the userfaultfd so that an agent that fell silent cannot move pages there.
   std::array<bool, Process::kMaxSlabs> cut_off_{};
 };

@@ -32,14 +32,14 @@ class IsolatorTest : public testing::Test {
       : memory_(2),
         process_(ProcessOfThisOne(store_)),
         agent_(*process_),
-        isolator_(*process_, agent_) {
+        isolator_(*process_, agent_, clock_) {
     staging_ = BindStaging(*process_, 2);
     for (size_t page = 0; page < kPages; ++page) memory_.Write(page, CompressiblePage(page));
   }
 
   uint64_t chunk() const { return ChunkNumber(memory_.address(0)); }
   wire::PageSet Isolate(wire::PageSet pages) {
-    return OrDie(isolator_.Isolate(chunk(), pages, kSlab));
+    return OrDie(isolator_.Isolate(chunk(), pages, kSlab, 0));
   }
   PageState state(size_t page) { return EntryOf(*process_, memory_.address(page)).state(); }
   bool Absent(const Mapping& memory, size_t page) {
@@ -72,7 +72,7 @@ class IsolatorTest : public testing::Test {
     }
   }
 
-  MonotonicClock clock_;
+  SharedFakeClock clock_;
   Mapping memory_;
   std::unique_ptr<Mapping> staging_;
   TestStore store_;
@@ -207,7 +207,7 @@ class AgentGone : public IsolatorTest, public testing::WithParamInterface<size_t
 TEST_P(AgentGone, WhileIsolatingLeavesEntriesThatMatch) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   agent_.moves_left = GetParam();
-  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, kPages), kSlab).status()));
+  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, kPages), kSlab, 0).status()));
   ExpectEntriesMatchPlaces();
   EXPECT_EQ(process_->counters.staged_pages, GetParam());
   faults_.emplace(process_, clock_);
@@ -278,7 +278,7 @@ TEST_F(IsolatorTest, PagesAboutToBeDroppedAreNotTakenUntilTheyAreSeenAbsent) {
   PageRestorer restorer(*process_);
   LayoutEvents events(*process_, restorer);
   AddressRange dropped = memory_.pages(8, 8);
-  events.OnRemove(dropped);
+  events.OnRemove(dropped, clock_.now_ns());
   wire::PageSet moved = Isolate(Pages(0, kPages));
   EXPECT_EQ(moved.And(Pages(8, 8)).count(), 0u) << "they hold what the program has given up";
   EXPECT_EQ(moved.count(), kPages - 8);
@@ -300,6 +300,35 @@ TEST_F(IsolatorTest, PagesAboutToBeDroppedAreNotTakenUntilTheyAreSeenAbsent) {
   EXPECT_EQ(Isolate(Pages(8, 8)).count(), 1u);
   faults_.emplace(process_, clock_);
   EXPECT_TRUE(memory_.Holds(8, fresh));
+}
+
+// The same of a chunk that becomes known between the event and the drop.
+TEST_F(IsolatorTest, PagesAboutToBeDroppedInAChunkNotYetKnownAreNotTaken) {
+  AddressRange both = memory_.pages(0, 2 * kPagesPerChunk);
+  ASSERT_TRUE(isolator_.Register(memory_.pages(kPagesPerChunk, kPagesPerChunk), both));
+  ASSERT_EQ(process_->table.Find(chunk()), nullptr);
+  PageRestorer restorer(*process_);
+  LayoutEvents events(*process_, restorer);
+  events.OnRemove(memory_.pages(8, 8), clock_.now_ns());
+  ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPagesPerChunk), both));
+  wire::PageSet moved = Isolate(Pages(0, kPages));
+  EXPECT_EQ(moved.And(Pages(8, 8)).count(), 0u) << "they hold what the program has given up";
+  EXPECT_EQ(moved.count(), kPages - 8);
+  faults_.emplace(process_, clock_);
+  ExpectPagesHeld(0, kPages);
+}
+
+// MADV_FREE drops nothing while there is memory enough, and what is written again stays.
+TEST_F(IsolatorTest, PagesThatDidNotGoAreTakenLater) {
+  ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
+  PageRestorer restorer(*process_);
+  LayoutEvents events(*process_, restorer);
+  events.OnRemove(memory_.pages(0, kPages), clock_.now_ns());
+  EXPECT_TRUE(Isolate(Pages(0, kPages)).empty());
+  clock_.Advance(RecentRemovals::kHorizonNs + 1);
+  EXPECT_EQ(Isolate(Pages(0, kPages)).count(), kPages);
+  faults_.emplace(process_, clock_);
+  ExpectPagesHeld(0, kPages);
 }
 
 TEST_F(IsolatorTest, AForkKeepsStagedPagesForBoth) {
@@ -341,7 +370,7 @@ TEST_F(IsolatorTest, AMovedMappingTakesItsStagedPagesAlong) {
 TEST_F(IsolatorTest, NothingIsTakenOutOfAProgramThatIsGone) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   process_->gone = true;
-  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, 1), kSlab).status()));
+  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, 1), kSlab, 0).status()));
   EXPECT_FALSE(isolator_.Register(memory_.pages(64, 64), memory_.pages(64, 64)));
   EXPECT_EQ(agent_.move_commands, 0u);
 }

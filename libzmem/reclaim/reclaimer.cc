@@ -28,7 +28,7 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       agent_(agent),
       clock_(clock),
       options_(options),
-      isolator_(process, agent),
+      isolator_(process, agent, clock),
       scanner_(options.cold_age_ns),
       read_buffer_(kReadPages * kPageBytes),
       next_scan_ns_(clock.now_ns() + options.scan_interval_ns) {}
@@ -85,18 +85,22 @@ absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
   return survey;
 }
 
-absl::StatusOr<wire::PageSet> Reclaimer::ThreadPages(uint64_t chunk_number) const {
+absl::StatusOr<Reclaimer::NeededPages> Reclaimer::ThreadPages(uint64_t chunk_number) const {
   absl::StatusOr<std::vector<AddressRange>> ranges = ThreadMemory(process_.pid, process_.memory);
-  if (!ranges.ok()) return absl::UnavailableError("the program is gone");
+  std::optional<KeptRanges> kept;
+  if (ranges.ok())
+    kept = process_.kept == 0 ? KeptRanges{} : ReadKept(process_.kept, process_.memory);
+  if (!kept) return absl::UnavailableError("the program is gone");
+  ranges->insert(ranges->end(), kept->ranges.begin(), kept->ranges.end());
   Address start = chunk_number << kChunkShift;
-  wire::PageSet pages;
+  NeededPages needed{.kept_generation = kept->generation};
   for (AddressRange range : *ranges) {
     AddressRange part = range.Intersect({start, start + kChunkBytes});
     if (part.empty()) continue;
     size_t first = (part.start - start) >> kPageShift;
-    pages.AddRange(first, first + part.pages());
+    needed.pages.AddRange(first, first + part.pages());
   }
-  return pages;
+  return needed;
 }
 
 bool Reclaimer::FullyRegistered(const Candidate& candidate) {
@@ -192,15 +196,16 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
 
 absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageSet wanted,
                                               size_t slab) {
-  absl::StatusOr<wire::PageSet> needed = ThreadPages(chunk_number);
-  if (!needed.ok()) return needed;
-  absl::StatusOr<wire::PageSet> moved = IsolateMovable(chunk_number, wanted.Without(*needed), slab);
+  absl::StatusOr<NeededPages> needed = ThreadPages(chunk_number);
+  if (!needed.ok()) return needed.status();
+  absl::StatusOr<wire::PageSet> moved =
+      IsolateMovable(chunk_number, wanted.Without(needed->pages), slab, needed->kept_generation);
   // A thread may have started, or locked a robust mutex, between the look and the move.
   constexpr int kTries = 5;  // a program that changes its layout can hold up the way back
   for (int tries = 0; moved.ok() && !moved->empty() && tries < kTries; ++tries) {
     needed = ThreadPages(chunk_number);
-    if (!needed.ok()) return needed;
-    wire::PageSet wrongly = moved->And(*needed);
+    if (!needed.ok()) return needed.status();
+    wire::PageSet wrongly = moved->And(needed->pages);
     if (wrongly.empty()) break;
     absl::StatusOr<wire::PageSet> returned = isolator_.Return(chunk_number, wrongly, slab, 0);
     if (!returned.ok()) return returned;
@@ -210,18 +215,20 @@ absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageS
 }
 
 absl::StatusOr<wire::PageSet> Reclaimer::IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
-                                                        size_t slab) {
+                                                        size_t slab, uint32_t kept_generation) {
   if (process_.last_fork_ns.load(std::memory_order_relaxed) != 0) {
     // What a relative still shares the kernel does not move (FACTS 15).
     wanted = isolator_.Exclusive(chunk_number, wanted);
   }
-  absl::StatusOr<wire::PageSet> moved = isolator_.Isolate(chunk_number, wanted, slab);
+  absl::StatusOr<wire::PageSet> moved =
+      isolator_.Isolate(chunk_number, wanted, slab, kept_generation);
   if (!moved.ok()) return moved;
   wire::PageSet refused = wanted.And(process_.table.Registered(chunk_number)).Without(*moved);
   if (refused.empty()) return moved;
   absl::StatusOr<wire::PageSet> mended = isolator_.Unshare(chunk_number, refused);
   if (!mended.ok() || mended->empty()) return moved;
-  absl::StatusOr<wire::PageSet> more = isolator_.Isolate(chunk_number, *mended, slab);
+  absl::StatusOr<wire::PageSet> more =
+      isolator_.Isolate(chunk_number, *mended, slab, kept_generation);
   return more.ok() ? moved->Or(*more) : moved;
 }
 

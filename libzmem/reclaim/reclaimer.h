@@ -100,7 +100,11 @@ class Reclaimer {
   // Whether the program waits for something that ends what is going on here.
   bool Interrupted();
   // The pages of a chunk that the kernel touches when a thread ends, as of now.
-  absl::StatusOr<wire::PageSet> ThreadPages(uint64_t chunk_number) const;
+  struct NeededPages {
+    wire::PageSet pages;
+    uint32_t kept_generation = 0;
+  };
+  absl::StatusOr<NeededPages> ThreadPages(uint64_t chunk_number) const;
   // A slot that cannot be read is empty: its page is back in the program.
   void SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page);
   // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.
@@ -113,7 +117,7 @@ class Reclaimer {
   // is mended on the way, and what a thread has come to need meanwhile is given back.
   absl::StatusOr<wire::PageSet> Take(uint64_t chunk_number, wire::PageSet wanted, size_t slab);
   absl::StatusOr<wire::PageSet> IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
-                                               size_t slab);
+                                               size_t slab, uint32_t kept_generation);
   // A free slab's index, or kNoSlab.
   size_t TakeSlab();
 

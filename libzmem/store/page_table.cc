@@ -168,6 +168,8 @@ std::shared_ptr<Chunk> PageTable::Unshare(
   }
   copy->last_fault_ns.store(chunk->last_fault_ns.load(std::memory_order_relaxed),
                             std::memory_order_relaxed);
+  copy->quarantined_ns.store(chunk->quarantined_ns.load(std::memory_order_relaxed),
+                             std::memory_order_relaxed);
   {
     MutexLock lock(mutex_);
     chunks_[chunk_number].chunk = copy;

@@ -16,6 +16,7 @@
 #include "libzmem/base/page.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
+#include "libzmem/store/recent_removals.h"
 #include "libzmem/uffd/memory_cgroup.h"
 #include "libzmem/uffd/pagemap.h"
 #include "libzmem/uffd/remote_memory.h"
@@ -109,6 +110,7 @@ class Process {
   Pagemap pagemap;
   AddressRange agent;
   AddressRange staging;
+  Address kept = 0;  // the program's wire::KeptMemory; 0: it has none
 
   // The chunk number whose pages a slab of the staging area holds, 0 for none.
   std::array<std::atomic<uint64_t>, kMaxSlabs> slab_chunk{};
@@ -116,6 +118,8 @@ class Process {
   // Pages that a mapping brought to new addresses are still on their way back to the program. For
   // who holds the gate.
   bool arrivals_pending = false;
+
+  RecentRemovals removals;
 
   // Pages that the program's memory cgroup still takes, as far as we know: what is filled in is
   // taken off, and the cgroup is asked again when little is left.

@@ -6,11 +6,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+#include <cstddef>
 #include <cstdlib>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "libzmem/base/sys.h"
+#include "libzmem/wire/kept_memory.h"
 
 namespace zmem {
 namespace {
@@ -72,6 +75,22 @@ absl::StatusOr<std::vector<AddressRange>> ThreadMemory(pid_t pid, const RemoteMe
   }
   closedir(directory);
   return ranges;
+}
+
+std::optional<KeptRanges> ReadKept(Address kept, const RemoteMemory& memory) {
+  using wire::KeptMemory;
+  KeptRanges result;
+  std::array<uint64_t, KeptMemory::kRanges> packed;
+  // The generation first: what is added while the rest is read is then not counted.
+  if (!memory.Read(kept + offsetof(KeptMemory, generation), &result.generation,
+                   sizeof result.generation) ||
+      !memory.Read(kept + offsetof(KeptMemory, ranges), packed.data(), sizeof packed)) {
+    return std::nullopt;
+  }
+  for (uint64_t each : packed) {
+    if (each != 0) result.ranges.push_back(KeptMemory::Unpack(each));
+  }
+  return result;
 }
 
 }  // namespace zmem

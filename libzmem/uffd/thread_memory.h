@@ -5,6 +5,8 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,5 +21,15 @@ namespace zmem {
 // are not in the result; AddressMap leaves their stacks out by their shape.
 // Errors: what opendir(3) says, when the process is gone.
 absl::StatusOr<std::vector<AddressRange>> ThreadMemory(pid_t pid, const RemoteMemory& memory);
+
+// What the program itself has said must stay, for threads that begin and end between two looks.
+struct KeptRanges {
+  uint32_t generation = 0;  // complete up to this one
+  std::vector<AddressRange> ranges;
+};
+
+// Reads the wire::KeptMemory that lies at `kept`. Nullopt if it cannot be read: the process is
+// gone.
+std::optional<KeptRanges> ReadKept(Address kept, const RemoteMemory& memory);
 
 }  // namespace zmem

@@ -7,11 +7,14 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "libzmem/testing/memory.h"
 #include "libzmem/uffd/address_map.h"
+#include "libzmem/wire/kept_memory.h"
 
 namespace zmem {
 namespace {
@@ -95,6 +98,35 @@ TEST(ThreadMemory, HasTheRobustMutexesThatAreHeldAndNoOthers) {
 }
 
 TEST(ThreadMemory, OfNoProcessIsAnError) { EXPECT_FALSE(ThreadMemory(1 << 30, OwnMemory()).ok()); }
+
+TEST(ReadKept, SaysWhatTheProgramHasSaid) {
+  auto kept = std::make_unique<wire::KeptMemory>();
+  RemoteMemory memory = OwnMemory();
+  Address at = reinterpret_cast<Address>(kept.get());
+  std::optional<KeptRanges> none = ReadKept(at, memory);
+  ASSERT_TRUE(none.has_value());
+  EXPECT_EQ(none->generation, 0u);
+  EXPECT_TRUE(none->ranges.empty());
+
+  kept->generation = 7;
+  kept->ranges[0] = wire::KeptMemory::Pack({0x10010, 0x10020});
+  kept->ranges[wire::KeptMemory::kRanges - 1] =
+      wire::KeptMemory::Pack({0x7f0000000000, 0x7f0000004000});
+  std::optional<KeptRanges> two = ReadKept(at, memory);
+  ASSERT_TRUE(two.has_value());
+  EXPECT_EQ(two->generation, 7u);
+  EXPECT_EQ(two->ranges, (Ranges{{0x10000, 0x11000}, {0x7f0000000000, 0x7f0000004000}}));
+}
+
+TEST(ReadKept, FailsWhereNothingIs) { EXPECT_FALSE(ReadKept(0x1000, OwnMemory()).has_value()); }
+
+// A stack grows down from where its thread's control block is.
+TEST(KeptMemory, KeepsTheUpperEndOfWhatIsTooLong) {
+  constexpr uint64_t kTerabyte = uint64_t{1} << 40;
+  AddressRange kept = wire::KeptMemory::Unpack(wire::KeptMemory::Pack({kTerabyte, 2 * kTerabyte}));
+  EXPECT_EQ(kept.end, 2 * kTerabyte);
+  EXPECT_GT(kept.bytes(), uint64_t{1} << 30);
+}
 
 }  // namespace
 }  // namespace zmem

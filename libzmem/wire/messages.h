@@ -27,7 +27,7 @@
 namespace zmem::wire {
 
 inline constexpr uint32_t kMagic = 0x4d454d5a;  // "ZMEM" in memory
-inline constexpr uint16_t kVersion = 2;
+inline constexpr uint16_t kVersion = 3;
 inline constexpr size_t kMaxMessageBytes = 1024;
 
 enum class MessageType : uint16_t {
@@ -68,6 +68,7 @@ struct Hello {
   AddressRange agent;       // the agent's stack and buffers: never to be evicted
   AddressRange staging;     // kChunkBytes-aligned; slabs of one chunk each
   Address token_page;       // one page, wiped on fork
+  Address kept;             // the program's KeptMemory, within `agent`
   // Zero if the daemon's own min_resident decides, else the program's (ZMEM_MIN_RESIDENT).
   uint64_t min_resident_bytes;
 };
@@ -147,6 +148,9 @@ struct Move {
   Address source;
   Address target;
   PageSet pages;
+  // Of a move out: nothing is moved if the program's KeptMemory is of another by now.
+  uint32_t kept_generation = 0;
+  uint32_t reserved = 0;
 };
 
 // Drop the pages of `pages` of a slab.
