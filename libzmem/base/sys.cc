@@ -34,9 +34,9 @@ void SetFailureInjector(FailureInjector* injector) {
   g_injector.store(injector, std::memory_order_release);
 }
 
-int Open(const char* path, int flags) {
-  if (int error = InjectedErrno(Call::kOpen)) return -error;
-  int fd = open(path, flags | O_CLOEXEC);
+int Open(const char* path, int flags, mode_t mode) {
+  if (int error = InjectedErrno(Call::kOpen, static_cast<unsigned>(flags))) return -error;
+  int fd = open(path, flags | O_CLOEXEC, mode);
   return fd >= 0 ? fd : -errno;
 }
 
@@ -77,6 +77,14 @@ int Fallocate(int fd, int mode, uint64_t offset, uint64_t bytes) {
   if (int error = InjectedErrno(Call::kFallocate)) return -error;
   int result = fallocate(fd, mode, static_cast<off_t>(offset), static_cast<off_t>(bytes));
   return result == 0 ? 0 : -errno;
+}
+
+int AdmitRingTransfer(Call call, uint64_t offset, size_t& bytes) {
+  FailureInjector* injector = g_injector.load(std::memory_order_acquire);
+  if (injector == nullptr) return 0;
+  if (int error = injector->ErrnoFor(call, offset)) return -error;
+  bytes = injector->BytesFor(call, bytes);
+  return 0;
 }
 
 int Poll(pollfd* fds, size_t count, int timeout_ms) {

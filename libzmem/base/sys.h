@@ -40,14 +40,28 @@ class UniqueFd {
 
 namespace sys {
 
-enum class Call { kOpen, kRead, kPread, kIoctl, kFallocate, kSendmsg, kRecvmsg, kPoll };
+enum class Call {
+  kOpen,
+  kRead,
+  kPread,
+  kIoctl,
+  kFallocate,
+  kSendmsg,
+  kRecvmsg,
+  kPoll,
+  kRingRead,   // a transfer by io_uring
+  kRingWrite,  // the same
+};
 
 // What a test installs to make calls fail. ErrnoFor returns 0 to let the call happen, or the errno
-// with which it fails instead. `detail` is the ioctl's request number, else 0.
+// with which it fails instead. `detail` is the ioctl's request number, the flags of an open, the
+// offset of a transfer by io_uring, else 0.
 class FailureInjector {
  public:
   virtual ~FailureInjector() = default;
   virtual int ErrnoFor(Call call, uint64_t detail) = 0;
+  // How many of the bytes of a transfer by io_uring are asked for: fewer make it fall short.
+  virtual size_t BytesFor(Call /*call*/, size_t bytes) { return bytes; }
 };
 
 // Installs `injector` for the whole process; nullptr removes it. It must outlive every call that
@@ -55,7 +69,7 @@ class FailureInjector {
 void SetFailureInjector(FailureInjector* injector);
 
 // As open(2), with O_CLOEXEC added. Returns the descriptor or a negative errno.
-int Open(const char* path, int flags);
+int Open(const char* path, int flags, mode_t mode = 0);
 // As ioctl(2). Returns its result (0 or more), or a negative errno.
 int Ioctl(int fd, unsigned long request, void* argument);
 // As pread(2). Returns the bytes read, or a negative errno.
@@ -68,6 +82,9 @@ ssize_t Sendmsg(int fd, const msghdr* message, int flags);
 ssize_t Recvmsg(int fd, msghdr* message, int flags);
 // As fallocate(2). Returns 0 or a negative errno.
 int Fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
+// The seam for whoever queues a transfer of `bytes` with io_uring itself: returns 0 and how many of
+// them to ask for, or the negative errno to report in its place.
+int AdmitRingTransfer(Call call, uint64_t offset, size_t& bytes);
 // As poll(2), retried on EINTR. Returns the number of ready descriptors, or a negative errno.
 int Poll(pollfd* fds, size_t count, int timeout_ms);
 

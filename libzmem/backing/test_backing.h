@@ -1,0 +1,174 @@
+// Backing files for tests: a directory of their own, objects whose bytes follow from a key, and
+// failures of the disk to order.
+#pragma once
+
+#include <errno.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "libzmem/backing/backing_file.h"
+#include "libzmem/base/sys.h"
+
+namespace zmem {
+
+inline constexpr uint64_t kMib = uint64_t{1} << 20;
+
+// A new directory on a disk, gone with all it holds when the test ends.
+class TestDirectory {
+ public:
+  TestDirectory() {
+    const char* parent = std::getenv("TEST_TMPDIR");
+    path_ = std::string(parent != nullptr ? parent : "/var/tmp") + "/backing.XXXXXX";
+    EXPECT_NE(mkdtemp(path_.data()), nullptr) << path_;
+  }
+  ~TestDirectory() { std::filesystem::remove_all(path_); }
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+inline std::unique_ptr<BackingFile> MustOpen(const BackingFile::Options& options) {
+  auto file = BackingFile::Open(options);
+  EXPECT_TRUE(file.ok()) << file.status();
+  return file.ok() ? *std::move(file) : nullptr;
+}
+
+inline std::unique_ptr<DiskReader> MustHaveReader(BackingFile& file) {
+  auto reader = file.NewReader();
+  EXPECT_TRUE(reader.ok()) << reader.status();
+  return *std::move(reader);
+}
+
+using Bytes = std::vector<std::byte>;
+
+// Distinct keys give distinct bytes.
+inline Bytes BytesOfKey(uint64_t key, size_t bytes) {
+  Bytes content(bytes);
+  uint64_t word = 0;
+  for (size_t at = 0; at < bytes; ++at) {
+    if (at % 8 == 0) word = (key + at * 0x100000001b3) * 0x9e3779b97f4a7c15;
+    content[at] = static_cast<std::byte>(word >> (at % 8 * 8));
+  }
+  return content;
+}
+
+// What a test has appended.
+struct Stored {
+  DiskObject object;
+  uint64_t key = 0;
+};
+
+inline std::optional<Stored> Store(BackingFile& file, uint64_t key, size_t bytes) {
+  DiskHandle handle;
+  if (file.Append(BytesOfKey(key, bytes), &handle) != AppendResult::kDone) return std::nullopt;
+  return Stored{{handle, bytes}, key};
+}
+
+// Appends, waiting for the disk where Append does not.
+inline Stored MustStore(BackingFile& file, uint64_t key, size_t bytes) {
+  std::optional<Stored> stored = Store(file, key, bytes);
+  if (!stored) {
+    EXPECT_TRUE(file.Flush());
+    stored = Store(file, key, bytes);
+  }
+  EXPECT_TRUE(stored.has_value()) << "key " << key;
+  return stored.value_or(Stored{});
+}
+
+inline DiskReadStatus ReadNow(BackingFile& file, const Stored& stored, Bytes& out) {
+  out.assign(stored.object.bytes, std::byte{0});
+  return file.ReadNow(stored.object, out);
+}
+
+inline bool IsIntact(BackingFile& file, const Stored& stored) {
+  Bytes out;
+  return ReadNow(file, stored, out) == DiskReadStatus::kOk &&
+         out == BytesOfKey(stored.key, stored.object.bytes);
+}
+
+// What came of one read through a reader.
+struct ReadOutcome {
+  DiskReadStatus status = DiskReadStatus::kOk;
+  int error = 0;
+  std::optional<Bytes> bytes;
+};
+
+inline bool AwaitReadable(const DiskReader& reader) {
+  pollfd readable = {.fd = reader.fd(), .events = POLLIN};
+  return sys::Poll(&readable, 1, 10'000) == 1;
+}
+
+// Reads one object as a fault thread would.
+inline ReadOutcome ReadThrough(DiskReader& reader, DiskObject object) {
+  ReadOutcome outcome;
+  bool is_over = false;
+  auto take = [&](const DiskReadResult& result) {
+    is_over = true;
+    outcome.status = result.status;
+    outcome.error = result.error;
+    if (auto bytes = result.Record(object)) outcome.bytes = Bytes(bytes->begin(), bytes->end());
+  };
+  EXPECT_NE(reader.Begin(DiskReadRequest::Of(object, 1)), DiskReader::BeginResult::kBusy);
+  reader.Complete(take);
+  while (!is_over && AwaitReadable(reader)) reader.Complete(take);
+  EXPECT_TRUE(is_over);
+  return outcome;
+}
+
+inline bool IsIntactThrough(DiskReader& reader, const Stored& stored) {
+  ReadOutcome outcome = ReadThrough(reader, stored.object);
+  return outcome.status == DiskReadStatus::kOk &&
+         outcome.bytes == BytesOfKey(stored.key, stored.object.bytes);
+}
+
+// Fails transfers of one kind while it is installed.
+class DiskTrouble : public sys::FailureInjector {
+ public:
+  explicit DiskTrouble(sys::Call call) : call_(call) { sys::SetFailureInjector(this); }
+  ~DiskTrouble() override { sys::SetFailureInjector(nullptr); }
+
+  // The next `count` of them fail with `error`.
+  void FailNext(uint64_t count, int error) {
+    error_.store(error);
+    failures_left_.store(count);
+  }
+  // Transfers are cut to `bytes` at most.
+  void CutTo(size_t bytes) { most_bytes_.store(bytes); }
+  uint64_t seen() const { return seen_.load(); }
+
+  int ErrnoFor(sys::Call call, uint64_t) override {
+    if (call != call_) return 0;
+    seen_.fetch_add(1);
+    uint64_t left = failures_left_.load();
+    while (left > 0 && !failures_left_.compare_exchange_weak(left, left - 1)) {
+    }
+    return left > 0 ? error_.load() : 0;
+  }
+  size_t BytesFor(sys::Call call, size_t bytes) override {
+    return call == call_ ? std::min(bytes, most_bytes_.load()) : bytes;
+  }
+
+ private:
+  const sys::Call call_;
+  std::atomic<int> error_{0};
+  std::atomic<uint64_t> failures_left_{0};
+  std::atomic<size_t> most_bytes_{SIZE_MAX};
+  std::atomic<uint64_t> seen_{0};
+};
+
+}  // namespace zmem
