@@ -64,14 +64,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   PageStore::Options store_options;
   store_options.compressor = FindCompressor(config.compressor);
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
-  store_options.max_object_bytes = kMaxObjectBytes;
+  store_options.fat_bytes = kMaxObjectBytes;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
   server->reclaim_options_.cold_age_ns = config.cold_age_ns;
   server->reclaim_options_.scan_interval_ns = config.scan_interval_ns;
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);
-  server->upkeep_ = std::make_unique<Upkeep>(*server->pool_);
+  server->upkeep_ = std::make_unique<Upkeep>(
+      *server->store_, server->clock_, Upkeep::Options{});
   absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
       Housekeeper::Start(*server->upkeep_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();

@@ -24,6 +24,9 @@ constexpr int kDrainPatience = 2000;
 constexpr int64_t kLittleRoomPages = 512;
 // How long a fault waits for it while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
+// What a read from the disk brings back with a page that is waited for, if it lies beside it there:
+// the read takes hardly longer for it.
+constexpr size_t kDiskNeighbours = 7;
 // How long for a huge page to come back whole before it is taken apart.
 constexpr int64_t kHugePatienceNs = 2'000'000;
 
@@ -45,7 +48,8 @@ FaultHandler::FaultHandler(std::shared_ptr<Process> process, FaultObserver& obse
       clock_(clock),
       wake_fd_(std::move(wake_fd)),
       restorer_(*process_),
-      events_(*process_, restorer_) {}
+      disk_(*process_, restorer_, clock),
+      events_(*process_, restorer_, disk_) {}
 
 void FaultHandler::Stop() {
   stop_.store(true, std::memory_order_release);
@@ -75,8 +79,10 @@ void FaultHandler::Run() {
 }
 
 bool FaultHandler::Turn(int timeout_ms) {
-  pollfd fds[2] = {{process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}};
-  sys::Poll(fds, 2, timeout_ms);
+  // A descriptor of -1 is passed over.
+  pollfd fds[3] = {
+      {process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}, {disk_.fd(), POLLIN, 0}};
+  sys::Poll(fds, 3, timeout_ms);
   if ((fds[1].revents & POLLIN) != 0) {
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
@@ -90,6 +96,10 @@ bool FaultHandler::Turn(int timeout_ms) {
   if (process_->arrivals_pending) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
   if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
+  // Last: what was begun above may have been in memory.
+  if (disk_.in_flight() > 0 && disk_.Complete() == FillResult::kGone) {
+    process_->gone.store(true, std::memory_order_release);
+  }
   if (!process_->gone.load(std::memory_order_acquire)) return true;
   observer_.OnGone();
   return false;
@@ -222,6 +232,10 @@ bool FaultHandler::Answer(Address page, bool write) {
   PageState state = entry.state();
   if (state == PageState::kResident) return AnswerWithZeros(page, write);
   if (AwaitHugePage(entry)) return false;
+  if (state == PageState::kOnDisk) {
+    size_t neighbours = std::max(readahead_.OnFault(page >> kPageShift), kDiskNeighbours);
+    return disk_.Begin(page, short_of_room_ns_ == 0 ? neighbours : 0, true);
+  }
   if (state == PageState::kLost) {
     std::shared_ptr<Chunk> own = process_->OwnChunk(page);
     return own != nullptr && Settle(restorer_.Poison(*own, page), page);
@@ -353,6 +367,8 @@ bool FaultHandler::NextToDrain(Address* page) {
     for (; chunk != nullptr && drain_page_ < kPagesPerChunk; ++drain_page_) {
       PageEntry entry = chunk->Load(drain_page_);
       if (entry.state() == PageState::kResident) continue;
+      bool on_its_way = entry.state() == PageState::kOnDisk && entry.Has(PageEntry::kRestoring);
+      if (on_its_way) continue;
       *page = (number << kChunkShift) + drain_page_ * kPageBytes;
       return true;
     }
@@ -371,7 +387,8 @@ void FaultHandler::DrainSlice() {
     drain_chunk_ = 0;
     drain_page_ = 0;
     if (!NextToDrain(&page)) {
-      drained_.store(true, std::memory_order_release);
+      if (disk_.in_flight() == 0) drained_.store(true, std::memory_order_release);
+      fruitless_rounds_ = kEagerRounds;  // what is left comes from the disk
       return;
     }
   }
@@ -384,6 +401,11 @@ void FaultHandler::DrainSlice() {
   if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kLost) {
     // Once nobody serves it, it would read as zeros.
     if (restorer_.Poison(*chunk, page) == FillResult::kPresent) DropPresent(page);
+    return;
+  }
+  if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kOnDisk) {
+    bool begun = disk_.Begin(page, DiskReads::kMaxPages - 1, false);
+    fruitless_rounds_ = begun ? 0 : kEagerRounds;
     return;
   }
   size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);

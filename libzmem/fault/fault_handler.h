@@ -15,6 +15,7 @@
 #include "libzmem/base/clock.h"
 #include "libzmem/base/sys.h"
 #include "libzmem/fault/cpu_follower.h"
+#include "libzmem/fault/disk_reads.h"
 #include "libzmem/fault/layout_events.h"
 #include "libzmem/fault/page_restorer.h"
 #include "libzmem/fault/readahead.h"
@@ -52,7 +53,7 @@ class FaultHandler {
   // message up to `timeout_ms` and answers what there is. False when the address space is gone.
   bool Turn(int timeout_ms);
   // Whether there is nothing to do but to wait for messages.
-  bool idle() const { return PollTimeoutMs() < 0; }
+  bool idle() const { return PollTimeoutMs() < 0 && disk_.in_flight() == 0; }
 
   // Makes Run return. Thread-safe.
   void Stop();
@@ -116,6 +117,7 @@ class FaultHandler {
   std::atomic<bool> drained_{false};
 
   PageRestorer restorer_;
+  DiskReads disk_;
   LayoutEvents events_;
   Readahead readahead_;   // of stored pages
   Readahead zero_ahead_;  // of pages never touched

@@ -37,6 +37,7 @@ void LayoutEvents::Drop(Chunk& chunk, size_t page, PageEntry replacement) {
 }
 
 std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
+  disk_.Cancel();
   // The child has no staging area (MADV_DONTFORK), and its parent's will be reused.
   for (const std::atomic<uint64_t>& slab : process_.slab_chunk) {
     uint64_t number = slab.load(std::memory_order_acquire);
@@ -56,6 +57,7 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
 }
 
 void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
+  disk_.Cancel();
   std::vector<std::pair<Address, PageEntry>> moved;
   ForEachChunk({from, from + bytes},
                [&](const std::shared_ptr<Chunk>& chunk, uint64_t number, size_t first, size_t end) {
@@ -90,6 +92,11 @@ bool LayoutEvents::SettleArrivals(size_t max_pages) {
     if (range.empty()) {
       arrivals_.pop_back();
       continue;
+    }
+    std::shared_ptr<Chunk> chunk = process_.table.Find(ChunkNumber(range.start));
+    if (chunk != nullptr && chunk->Load(PageInChunk(range.start)).state() == PageState::kOnDisk) {
+      disk_.Begin(range.start, DiskReads::kMaxPages - 1, false);
+      return false;
     }
     size_t wanted = std::min({max_pages, PageRestorer::kBufferPages, range.pages()});
     size_t restored = 0;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "libzmem/fault/disk_reads.h"
 #include "libzmem/fault/page_restorer.h"
 #include "libzmem/store/process.h"
 
@@ -15,7 +16,8 @@ namespace zmem {
 
 class LayoutEvents {
  public:
-  LayoutEvents(Process& process, PageRestorer& restorer) : process_(process), restorer_(restorer) {}
+  LayoutEvents(Process& process, PageRestorer& restorer, DiskReads& disk)
+      : process_(process), restorer_(restorer), disk_(disk) {}
 
   // The child's process, served by nobody yet: its pages are the parent's, shared.
   std::shared_ptr<Process> OnFork(UniqueFd child_uffd);
@@ -49,6 +51,7 @@ class LayoutEvents {
 
   Process& process_;
   PageRestorer& restorer_;
+  DiskReads& disk_;
   std::vector<AddressRange> arrivals_;
 };
 

@@ -7,7 +7,11 @@
 namespace zmem {
 namespace {
 
-bool HasBytes(PageEntry entry) { return entry.stored() || entry.state() == PageState::kStaged; }
+// Whether its page can be had without waiting for the disk.
+bool HasBytes(PageEntry entry) {
+  return entry.state() == PageState::kStaged ||
+         (entry.stored() && entry.state() != PageState::kOnDisk);
+}
 
 // For the owner of kRestoring, whom nobody can forestall.
 void Set(Chunk& chunk, size_t page, PageEntry from, PageEntry to) {
@@ -67,11 +71,7 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
   if (claimed == 0) return damaged ? Poison(*chunk, first) : FillResult::kDone;
 
   size_t filled = 0;
-  FillResult result = process_.uffd.Copy(first, tools().bytes.data(), claimed, &filled);
-  // The kernel fills nothing of a range that reaches into another mapping.
-  for (size_t pages = claimed / 2; result == FillResult::kAbsent && pages > 0; pages /= 2) {
-    result = process_.uffd.Copy(first, tools().bytes.data(), pages, &filled);
-  }
+  FillResult result = FillBuffered(first, claimed, &filled);
   size_t start = PageInChunk(first);
   for (size_t i = 0; i < claimed; ++i) {
     PageEntry busy = claimed_[i].With(PageEntry::kRestoring);
@@ -83,11 +83,25 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
       Set(*chunk, start + i, busy, claimed_[i]);
     }
   }
+  *restored = filled;
+  return result;
+}
+
+bool PageRestorer::DecodeObject(CodecId codec, std::span<const std::byte> object, size_t index) {
+  return process_.store.Decode(codec, object, buffer_page(index), tools().workspace);
+}
+
+FillResult PageRestorer::FillBuffered(Address first, size_t pages, size_t* filled) {
+  *filled = 0;
+  FillResult result = process_.uffd.Copy(first, tools().bytes.data(), pages, filled);
+  // The kernel fills nothing of a range that reaches into another mapping.
+  for (size_t part = pages / 2; result == FillResult::kAbsent && part > 0; part /= 2) {
+    result = process_.uffd.Copy(first, tools().bytes.data(), part, filled);
+  }
   if (result == FillResult::kPresent) {
-    Address present = first + filled * kPageBytes;
+    Address present = first + *filled * kPageBytes;
     process_.uffd.Wake({present, present + kPageBytes});
   }
-  *restored = filled;
   return result;
 }
 

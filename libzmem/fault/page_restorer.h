@@ -25,6 +25,11 @@ class PageRestorer {
   // entries of what was not restored are as before.
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
 
+  // For pages whose objects come from the disk: decodes one into place `index` of the buffer, false
+  // if it is damaged; and fills the first `pages` places of it in at `first`, as RestoreRun does.
+  bool DecodeObject(CodecId codec, std::span<const std::byte> object, size_t index);
+  FillResult FillBuffered(Address first, size_t pages, size_t* filled);
+
   // Turns staged pages of `chunk` into stored ones, uncompressed, and the entries with them: what
   // a fork or a move of the mapping needs, which would tear a page from its slot. Pages whose slot
   // cannot be read any more, because the program has ended meanwhile, become kLost.

@@ -140,6 +140,9 @@ class Zpool::Impl {
     limit_bytes_.store(limit_bytes, std::memory_order_relaxed);
   }
 
+  uint64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
+  uint64_t limit_bytes() const { return limit_bytes_.load(std::memory_order_relaxed); }
+
   Stats stats() const {
     Stats stats;
     for (const ClassSpans& own : classes_) {
@@ -268,6 +271,8 @@ std::optional<ZHandle> Zpool::Move(ZHandle handle, size_t object_bytes) {
   return impl_->Move(handle, object_bytes);
 }
 void Zpool::EndRound() { impl_->EndRound(); }
+uint64_t Zpool::held_bytes() const { return impl_->held_bytes(); }
+uint64_t Zpool::limit_bytes() const { return impl_->limit_bytes(); }
 void Zpool::set_limit_bytes(uint64_t limit_bytes) { impl_->set_limit_bytes(limit_bytes); }
 Zpool::Stats Zpool::stats() const { return impl_->stats(); }
 

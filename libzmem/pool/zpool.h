@@ -115,6 +115,10 @@ class Zpool {
   // Takes effect at the next Put; objects above a lowered limit stay.
   void set_limit_bytes(uint64_t limit_bytes);
 
+  // stats().held_bytes and stats().limit_bytes, for the price of a load.
+  uint64_t held_bytes() const;
+  uint64_t limit_bytes() const;
+
   // Each figure is exact; while others put and free, they are not all of the same instant.
   Stats stats() const;
 

@@ -276,7 +276,8 @@ TEST_F(IsolatorTest, PagesMappedAnewBetweenOrderAndMoveAreNotTaken) {
 TEST_F(IsolatorTest, PagesAboutToBeDroppedAreNotTakenUntilTheyAreSeenAbsent) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   PageRestorer restorer(*process_);
-  LayoutEvents events(*process_, restorer);
+  DiskReads disk(*process_, restorer, clock_);
+  LayoutEvents events(*process_, restorer, disk);
   AddressRange dropped = memory_.pages(8, 8);
   events.OnRemove(dropped, clock_.now_ns());
   wire::PageSet moved = Isolate(Pages(0, kPages));
@@ -308,7 +309,8 @@ TEST_F(IsolatorTest, PagesAboutToBeDroppedInAChunkNotYetKnownAreNotTaken) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(kPagesPerChunk, kPagesPerChunk), both));
   ASSERT_EQ(process_->table.Find(chunk()), nullptr);
   PageRestorer restorer(*process_);
-  LayoutEvents events(*process_, restorer);
+  DiskReads disk(*process_, restorer, clock_);
+  LayoutEvents events(*process_, restorer, disk);
   events.OnRemove(memory_.pages(8, 8), clock_.now_ns());
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPagesPerChunk), both));
   wire::PageSet moved = Isolate(Pages(0, kPages));
@@ -322,7 +324,8 @@ TEST_F(IsolatorTest, PagesAboutToBeDroppedInAChunkNotYetKnownAreNotTaken) {
 TEST_F(IsolatorTest, PagesThatDidNotGoAreTakenLater) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   PageRestorer restorer(*process_);
-  LayoutEvents events(*process_, restorer);
+  DiskReads disk(*process_, restorer, clock_);
+  LayoutEvents events(*process_, restorer, disk);
   events.OnRemove(memory_.pages(0, kPages), clock_.now_ns());
   EXPECT_TRUE(Isolate(Pages(0, kPages)).empty());
   clock_.Advance(RecentRemovals::kHorizonNs + 1);

@@ -406,6 +406,7 @@ absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
     record.pages = record.pages.Without(*returned);
     record.present_after += returned->count();
   }
+  if (chunk != nullptr) chunk->stored_ns.store(clock_.now_ns(), std::memory_order_relaxed);
   scanner_.OnTaken(record.chunk_number, record.present_after);
   return FreeSlab(slab);
 }

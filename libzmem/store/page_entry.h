@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "libzmem/backing/backing_file.h"
 #include "libzmem/base/page.h"
 #include "libzmem/codec/compressor.h"
 #include "libzmem/pool/zpool.h"
@@ -27,8 +28,9 @@ enum class PageState : uint8_t {
   kSameFilled = 3,  // one word fills it; payload: the word, packed
   kInPool = 4,      // compressed in the pool; payload: handle, size, codec
   kLost = 5,        // nobody has it: a forked child's, whose parent ended with it in a slot
+  kOnDisk = 6,      // in the backing file; payload: handle, size, codec
 };
-inline constexpr size_t kPageStates = 6;
+inline constexpr size_t kPageStates = 7;
 
 // The words that fit a same-filled entry: repeated 32-bit values, and what sign-extends from 54
 // bits (small numbers, pointers). Others are kept in the pool as 8 bytes.
@@ -71,6 +73,13 @@ class PageEntry {
                                         uint64_t{static_cast<uint8_t>(codec)} << 48);
   }
 
+  // object: of 1..kPageBytes bytes.
+  static constexpr PageEntry OnDisk(DiskObject object, CodecId codec) {
+    return Make(PageState::kOnDisk, object.handle.granule |
+                                        uint64_t{object.bytes - 1} << kDiskHandleBits |
+                                        uint64_t{static_cast<uint8_t>(codec)} << kDiskCodecShift);
+  }
+
   constexpr uint64_t bits() const { return bits_; }
   constexpr PageState state() const { return static_cast<PageState>(bits_ & 15); }
   constexpr bool Has(uint64_t flag) const { return (bits_ & flag) != 0; }
@@ -78,8 +87,10 @@ class PageEntry {
   constexpr PageEntry Without(uint64_t flag) const { return PageEntry(bits_ & ~flag); }
 
   // Whether zmem holds the page's bytes in a form that stays while the program sleeps.
-  constexpr bool stored() const {
-    return state() == PageState::kSameFilled || state() == PageState::kInPool;
+  constexpr bool stored() const { return state() == PageState::kSameFilled || has_object(); }
+  // Whether something is kept of it that is to be given back.
+  constexpr bool has_object() const {
+    return state() == PageState::kInPool || state() == PageState::kOnDisk;
   }
 
   // Of kIsolating and kStaged: index of the page in the staging area.
@@ -91,12 +102,22 @@ class PageEntry {
     return ZHandle{payload() & ((uint64_t{1} << kZHandleBits) - 1)};
   }
   constexpr size_t object_bytes() const { return ((payload() >> kZHandleBits) & 0xfff) + 1; }
-  constexpr CodecId codec() const { return static_cast<CodecId>((payload() >> 48) & 0x7f); }
+  // Of kOnDisk.
+  constexpr DiskObject disk_object() const {
+    constexpr uint64_t kHandle = (uint64_t{1} << kDiskHandleBits) - 1;
+    return {{payload() & kHandle}, ((payload() >> kDiskHandleBits) & 0xfff) + 1};
+  }
+  // Of both.
+  constexpr CodecId codec() const {
+    return state() == PageState::kOnDisk ? static_cast<CodecId>(payload() >> kDiskCodecShift)
+                                         : static_cast<CodecId>((payload() >> 48) & 0x7f);
+  }
 
   friend constexpr bool operator==(PageEntry, PageEntry) = default;
 
  private:
   static constexpr unsigned kPayloadShift = 8;
+  static constexpr unsigned kDiskCodecShift = kDiskHandleBits + 12;
   static constexpr PageEntry Make(PageState state, uint64_t payload) {
     return PageEntry(static_cast<uint64_t>(state) | payload << kPayloadShift);
   }
@@ -113,18 +134,21 @@ static_assert(UnpackWord(*PackWord(static_cast<uint64_t>(-12345))) ==
               static_cast<uint64_t>(-12345));
 static_assert(!PackWord(0x3ff1000000000001));
 static_assert(kZHandleBits + 12 == 48, "handle and size lie below the codec");
+static_assert(kDiskHandleBits + 12 == 52 && kCodecIds <= 16,
+              "handle, size and codec fit a payload");
 
 // Whether an entry may go from `from` to `to`, flags aside. The reclaimer isolates, stages,
 // publishes; the fault thread restores and drops.
 constexpr bool TransitionAllowed(PageState from, PageState to) {
   constexpr bool kAllowed[kPageStates][kPageStates] = {
-      // to: resident isolating staged same-filled in-pool lost
-      {true, true, false, true, true, true},     // from resident: isolated; brought by mremap
-      {true, false, true, false, false, false},  // from isolating: refused or brought back; moved
-      {true, true, true, true, true, true},      // from staged: restored, taken back, published
-      {true, false, false, true, false, false},  // from same-filled: restored or dropped
-      {true, false, false, false, true, false},  // from in-pool: the same; shared
-      {true, false, false, false, false, true},  // from lost: told to the program, or dropped
+      // to: resident isolating staged same-filled in-pool lost on-disk
+      {true, true, false, true, true, true, true},      // from resident: isolated; mremap's
+      {true, false, true, false, false, false, false},  // from isolating: refused, returned; moved
+      {true, true, true, true, true, true, true},  // from staged: restored, returned, published
+      {true, false, false, true, false, false, false},  // from same-filled: restored or dropped
+      {true, false, false, false, true, false, true},   // from in-pool: the same; moved, shared
+      {true, false, false, false, false, true, false},  // from lost: told to the program, dropped
+      {true, false, false, false, false, false, true},  // from on-disk: as from in-pool
   };
   return kAllowed[static_cast<size_t>(from)][static_cast<size_t>(to)];
 }

@@ -6,6 +6,19 @@
 #include "libzmem/codec/same_filled.h"
 
 namespace zmem {
+namespace {
+
+// A compressed page larger than this is not worth its decompression.
+constexpr size_t kWorthCompressing = kPageBytes * 90 / 100;
+
+// What names an entry's object: its place.
+uint64_t NameOf(PageEntry entry) {
+  constexpr uint64_t kDisk = uint64_t{1} << 63;
+  return entry.state() == PageState::kOnDisk ? entry.disk_object().handle.granule | kDisk
+                                             : entry.handle().granule;
+}
+
+}  // namespace
 
 PageStore::Workspace::Workspace() {
   for (size_t id = 0; id < kCodecIds; ++id) {
@@ -18,34 +31,86 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
                            PageEntry* entry) {
   if (options_.same_filled_pages_enabled) {
     if (std::optional<uint64_t> word = SameFilledWord(page)) {
-      if (std::optional<uint64_t> packed = PackWord(*word)) {
-        *entry = PageEntry::SameFilled(*packed);
-        return StoreResult::kStored;
-      }
-      std::optional<ZHandle> handle = pool_.Put(std::as_bytes(std::span(&*word, 1)));
-      if (!handle) {
-        pool_full_rejects_.fetch_add(1, std::memory_order_relaxed);
-        return StoreResult::kPoolFull;
-      }
-      *entry = PageEntry::InPool(*handle, sizeof *word, CodecId::kSameWord);
+      std::optional<uint64_t> packed = PackWord(*word);
+      std::optional<PageEntry> stored =
+          packed ? PageEntry::SameFilled(*packed)
+                 : PutInPool(std::as_bytes(std::span(&*word, 1)), CodecId::kSameWord);
+      if (!stored) return StoreResult::kPoolFull;
+      *entry = *stored;
       return StoreResult::kStored;
     }
   }
   const Compressor& compressor = *options_.compressor;
-  std::span<std::byte> out = std::span(workspace.compressed_).first(options_.max_object_bytes);
+  bool has_file = options_.backing != nullptr;
+  std::span<std::byte> out =
+      std::span(workspace.compressed_).first(has_file ? kWorthCompressing : options_.fat_bytes);
   std::optional<size_t> bytes =
       compressor.Compress(page, out, *workspace.scratch_[static_cast<size_t>(compressor.id())]);
-  if (!bytes) {
-    incompressible_rejects_.fetch_add(1, std::memory_order_relaxed);
-    return StoreResult::kIncompressible;
+  std::span<const std::byte> object = bytes ? out.first(*bytes) : std::span<const std::byte>(page);
+  CodecId codec = bytes ? compressor.id() : CodecId::kRaw;
+  bool is_fat = object.size() > options_.fat_bytes;
+  std::optional<PageEntry> stored;
+  if (is_fat) {
+    if (has_file) stored = PutOnDisk(object, codec);
+    if (stored) fat_pages_.fetch_add(1, std::memory_order_relaxed);
   }
-  std::optional<ZHandle> handle = pool_.Put(out.first(*bytes));
-  if (!handle) {
-    pool_full_rejects_.fetch_add(1, std::memory_order_relaxed);
-    return StoreResult::kPoolFull;
+  if (!stored && bytes) stored = PutInPool(object, codec);
+  if (!stored && !is_fat && has_file) {
+    stored = PutOnDisk(object, codec);
+    if (stored) spilled_pages_.fetch_add(1, std::memory_order_relaxed);
   }
-  *entry = PageEntry::InPool(*handle, *bytes, compressor.id());
-  return StoreResult::kStored;
+  if (stored) {
+    *entry = *stored;
+    return StoreResult::kStored;
+  }
+  if (bytes) return StoreResult::kPoolFull;
+  incompressible_rejects_.fetch_add(1, std::memory_order_relaxed);
+  return StoreResult::kIncompressible;
+}
+
+uint64_t PageStore::accept_bytes() const {
+  return pool_.limit_bytes() / 100 * options_.accept_threshold_percent;
+}
+
+bool PageStore::PoolAccepts() {
+  if (!pool_full_.load(std::memory_order_relaxed)) return true;
+  if (pool_.held_bytes() > accept_bytes()) return false;
+  pool_full_.store(false, std::memory_order_relaxed);
+  return true;
+}
+
+std::optional<PageEntry> PageStore::PutInPool(std::span<const std::byte> object, CodecId codec) {
+  if (PoolAccepts()) {
+    if (std::optional<ZHandle> handle = pool_.Put(object)) {
+      return PageEntry::InPool(*handle, object.size(), codec);
+    }
+    pool_full_.store(true, std::memory_order_relaxed);
+  }
+  pool_full_rejects_.fetch_add(1, std::memory_order_relaxed);
+  return std::nullopt;
+}
+
+std::optional<PageEntry> PageStore::PutOnDisk(std::span<const std::byte> object, CodecId codec,
+                                              BackingFile::Purpose purpose) {
+  DiskHandle handle;
+  AppendResult result = options_.backing->Append(object, &handle, purpose);
+  append_results_[static_cast<size_t>(result)].fetch_add(1, std::memory_order_relaxed);
+  if (result != AppendResult::kDone) return std::nullopt;
+  return PageEntry::OnDisk({handle, object.size()}, codec);
+}
+
+std::optional<PageEntry> PageStore::WriteBack(PageEntry entry) {
+  std::span<const std::byte> object = pool_.Get(entry.handle(), entry.object_bytes());
+  std::optional<PageEntry> written = PutOnDisk(object, entry.codec());
+  if (written) written_back_pages_.fetch_add(1, std::memory_order_relaxed);
+  return written;
+}
+
+std::optional<PageEntry> PageStore::Rewrite(PageEntry entry, Workspace& workspace) {
+  DiskObject from = entry.disk_object();
+  std::span<std::byte> object = std::span(workspace.object_).first(from.bytes);
+  if (options_.backing->ReadNow(from, object) != DiskReadStatus::kOk) return std::nullopt;
+  return PutOnDisk(object, entry.codec(), BackingFile::Purpose::kCleaning);
 }
 
 PageEntry PageStore::PutRaw(std::span<const std::byte, kPageBytes> page) {
@@ -60,9 +125,19 @@ bool PageStore::Get(PageEntry entry, std::span<std::byte, kPageBytes> page,
     FillWithWord(entry.word(), page);
     return true;
   }
+  if (entry.state() == PageState::kOnDisk) {
+    DiskObject object = entry.disk_object();
+    std::span<std::byte> bytes = std::span(workspace.object_).first(object.bytes);
+    return options_.backing->ReadNow(object, bytes) == DiskReadStatus::kOk &&
+           Decode(entry.codec(), bytes, page, workspace);
+  }
   ZMEM_CHECK(entry.state() == PageState::kInPool);
-  std::span<const std::byte> object = pool_.Get(entry.handle(), entry.object_bytes());
-  switch (entry.codec()) {
+  return Decode(entry.codec(), pool_.Get(entry.handle(), entry.object_bytes()), page, workspace);
+}
+
+bool PageStore::Decode(CodecId codec, std::span<const std::byte> object,
+                       std::span<std::byte, kPageBytes> page, Workspace& workspace) const {
+  switch (codec) {
     case CodecId::kRaw:
       if (object.size() != kPageBytes) return false;
       std::memcpy(page.data(), object.data(), kPageBytes);
@@ -75,38 +150,48 @@ bool PageStore::Get(PageEntry entry, std::span<std::byte, kPageBytes> page,
       return true;
     }
     default: {
-      const Compressor* compressor = FindCompressor(entry.codec());
+      const Compressor* compressor = FindCompressor(codec);
       return compressor != nullptr &&
-             compressor->Decompress(object, page,
-                                    *workspace.scratch_[static_cast<size_t>(entry.codec())]);
+             compressor->Decompress(object, page, *workspace.scratch_[static_cast<size_t>(codec)]);
     }
   }
 }
 
 PageEntry PageStore::AddReference(PageEntry entry) {
-  if (entry.state() != PageState::kInPool) return entry;
+  if (!entry.has_object()) return entry;
   MutexLock lock(mutex_);
-  ++extra_holders_[entry.handle().granule];
+  ++extra_holders_[NameOf(entry)];
   return entry.With(PageEntry::kShared);
 }
 
 void PageStore::Release(PageEntry entry) {
-  if (entry.state() != PageState::kInPool) return;
+  if (!entry.has_object()) return;
   if (entry.Has(PageEntry::kShared)) {
     MutexLock lock(mutex_);
-    auto found = extra_holders_.find(entry.handle().granule);
+    auto found = extra_holders_.find(NameOf(entry));
     if (found != extra_holders_.end()) {
       if (--found->second == 0) extra_holders_.erase(found);
       if (extra_holders_.empty()) extra_holders_ = {};  // gives its memory back
       return;
     }
   }
+  if (entry.state() == PageState::kOnDisk) return options_.backing->Free(entry.disk_object());
   pool_.Free(entry.handle(), entry.object_bytes());
 }
 
 PageStore::Stats PageStore::stats() const {
+  auto appends = [this](AppendResult result) {
+    return append_results_[static_cast<size_t>(result)].load(std::memory_order_relaxed);
+  };
   return {.incompressible_rejects = incompressible_rejects_.load(std::memory_order_relaxed),
-          .pool_full_rejects = pool_full_rejects_.load(std::memory_order_relaxed)};
+          .pool_full_rejects = pool_full_rejects_.load(std::memory_order_relaxed),
+          .fat_pages = fat_pages_.load(std::memory_order_relaxed),
+          .spilled_pages = spilled_pages_.load(std::memory_order_relaxed),
+          .written_back_pages = written_back_pages_.load(std::memory_order_relaxed),
+          .file_busy_rejects = appends(AppendResult::kBusy),
+          .file_full_rejects = appends(AppendResult::kFull),
+          .file_limit_rejects = appends(AppendResult::kLimited),
+          .file_suspended_rejects = appends(AppendResult::kSuspended)};
 }
 
 uint64_t PageStore::metadata_bytes() {

@@ -1,5 +1,6 @@
-// Where the bytes of pages go and come back from: picks a form (same-filled, compressed), keeps the
-// objects in the pool, counts references that forked relatives share.
+// Where the bytes of pages go and come back from: picks a form (same-filled, compressed) and a tier
+// (the pool, the backing file), keeps the objects there, counts references that forked relatives
+// share.
 // Thread-safe; a Workspace belongs to one thread. Never drops bytes: a page it cannot take is
 // refused, and stays with its owner.
 #pragma once
@@ -9,9 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/container/flat_hash_map.h"
+#include "libzmem/backing/backing_file.h"
 #include "libzmem/base/mutex.h"
 #include "libzmem/base/page.h"
 #include "libzmem/codec/compressor.h"
@@ -22,8 +25,8 @@ namespace zmem {
 
 enum class StoreResult {
   kStored,
-  kIncompressible,  // larger than max_object_bytes when compressed
-  kPoolFull,        // the pool's limit is reached
+  kIncompressible,  // a fat page, and there is no backing file that takes it
+  kPoolFull,        // the pool's limit is reached, and the backing file takes nothing now
 };
 
 class PageStore {
@@ -31,7 +34,12 @@ class PageStore {
   struct Options {
     const Compressor* compressor = nullptr;  // of new objects; old ones keep theirs
     bool same_filled_pages_enabled = true;
-    size_t max_object_bytes = kPageBytes;  // a compressed page larger than this is refused
+    // A page that compresses to more is fat: it goes to the backing file. Without one it is
+    // refused.
+    size_t fat_bytes = kPageBytes;
+    // Once the pool was full it takes nothing until it holds no more than this share of its limit.
+    unsigned accept_threshold_percent = 90;
+    BackingFile* backing = nullptr;
   };
 
   // One thread's working memory. Allocates when made, never in use.
@@ -43,47 +51,83 @@ class PageStore {
     friend class PageStore;
     std::array<std::unique_ptr<Scratch>, kCodecIds> scratch_;
     alignas(64) std::array<std::byte, kPageBytes> compressed_;
+    alignas(64) std::array<std::byte, kPageBytes> object_;
   };
 
-  // Refused pages, in all.
+  // Pages, in all.
   struct Stats {
-    uint64_t incompressible_rejects = 0;
-    uint64_t pool_full_rejects = 0;
+    uint64_t incompressible_rejects = 0;  // refused: fat
+    uint64_t pool_full_rejects = 0;       // the pool's limit was reached: refused, or to the file
+    uint64_t fat_pages = 0;               // to the file because they are fat
+    uint64_t spilled_pages = 0;           // to the file because the pool was full
+    uint64_t written_back_pages = 0;      // moved from the pool to the file
+    // Appends that the file did not take, by its reason.
+    uint64_t file_busy_rejects = 0;
+    uint64_t file_full_rejects = 0;
+    uint64_t file_limit_rejects = 0;
+    uint64_t file_suspended_rejects = 0;
   };
 
   PageStore(Zpool& pool, const Options& options) : pool_(pool), options_(options) {}
 
   // Stores `page`; `entry` receives what a page-table entry then says. Nobody owns the object until
-  // the entry is published: Release it if that fails.
+  // the entry is published: Release it if that fails. Never waits for the disk.
   StoreResult Put(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
                   PageEntry* entry);
   // Stores `page` uncompressed, past the pool's limit if need be: for bytes that have no other
   // place to stay.
   PageEntry PutRaw(std::span<const std::byte, kPageBytes> page);
 
-  // Restores the page of a stored entry. False if the object is damaged; `page` is then
-  // unspecified and must not reach a program.
+  // Restores the page of a stored entry. False if its object is damaged; `page` is then unspecified
+  // and must not reach a program. Waits for the disk if it is there.
   bool Get(PageEntry entry, std::span<std::byte, kPageBytes> page, Workspace& workspace) const;
+  // The same from the object itself, which was read from the file.
+  bool Decode(CodecId codec, std::span<const std::byte> object,
+              std::span<std::byte, kPageBytes> page, Workspace& workspace) const;
 
   // A second holder of `entry`: returns the entry that both carry from now on.
   PageEntry AddReference(PageEntry entry);
   // Ends one holder's claim; frees the object with the last.
   void Release(PageEntry entry);
 
+  // For upkeep: the same object in another place, which nobody owns yet either. `entry` is one that
+  // nobody releases meanwhile; it keeps its object.
+  // From the pool to the file; nullopt if the file does not take it.
+  std::optional<PageEntry> WriteBack(PageEntry entry);
+  // From one place in the file to another. Waits for the disk.
+  std::optional<PageEntry> Rewrite(PageEntry entry, Workspace& workspace);
+
+  // Whether the pool refuses what is not freed first.
+  bool pool_full() const { return pool_full_.load(std::memory_order_relaxed); }
+  // What it may hold to take pages again.
+  uint64_t accept_bytes() const;
+
+  Zpool& pool() { return pool_; }
+  BackingFile* backing() const { return options_.backing; }
   const Options& options() const { return options_; }
   Stats stats() const;
   // Memory of the reference counts.
   uint64_t metadata_bytes();
 
  private:
+  std::optional<PageEntry> PutInPool(std::span<const std::byte> object, CodecId codec);
+  std::optional<PageEntry> PutOnDisk(std::span<const std::byte> object, CodecId codec,
+                                     BackingFile::Purpose purpose = BackingFile::Purpose::kStoring);
+  bool PoolAccepts();
+
   Zpool& pool_;
   const Options options_;
+  std::atomic<bool> pool_full_{false};
   std::atomic<uint64_t> incompressible_rejects_{0};
   std::atomic<uint64_t> pool_full_rejects_{0};
+  std::atomic<uint64_t> fat_pages_{0};
+  std::atomic<uint64_t> spilled_pages_{0};
+  std::atomic<uint64_t> written_back_pages_{0};
+  std::array<std::atomic<uint64_t>, 5> append_results_{};  // by AppendResult
 
   Mutex mutex_;
-  // Holders beyond the first of objects that forked relatives share, by granule. An object without
-  // an entry here has one holder.
+  // Holders beyond the first of objects that forked relatives share, by the bits of the entry that
+  // name the object. An object without an entry here has one holder.
   absl::flat_hash_map<uint64_t, uint32_t> extra_holders_ ABSL_GUARDED_BY(mutex_);
 };
 

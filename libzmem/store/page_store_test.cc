@@ -81,10 +81,9 @@ TEST_F(PageStoreTest, AnObjectAsLargeAsAllowedIsTakenAndOneByteMoreIsNot) {
   PageBytes page = CompressiblePage(3);
   size_t bytes = Put(page).object_bytes();
   PageEntry entry;
-  PageStore exact(*all_.pool, {.compressor = FindCompressor("lz4"), .max_object_bytes = bytes});
+  PageStore exact(*all_.pool, {.compressor = FindCompressor("lz4"), .fat_bytes = bytes});
   EXPECT_EQ(exact.Put(page.bytes, all_.workspace, &entry), StoreResult::kStored);
-  PageStore smaller(*all_.pool,
-                    {.compressor = FindCompressor("lz4"), .max_object_bytes = bytes - 1});
+  PageStore smaller(*all_.pool, {.compressor = FindCompressor("lz4"), .fat_bytes = bytes - 1});
   EXPECT_EQ(smaller.Put(page.bytes, all_.workspace, &entry), StoreResult::kIncompressible);
 }
 

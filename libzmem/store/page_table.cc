@@ -158,7 +158,7 @@ std::shared_ptr<Chunk> PageTable::Unshare(
   auto copy = std::make_shared<Chunk>(arena_, entries);
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
     PageEntry entry = chunk->Load(page);
-    if (entry.state() == PageState::kInPool) {
+    if (entry.has_object()) {
       PageEntry shared = add_reference(entry);
       bool swapped = chunk->Transition(page, entry, shared);
       ZMEM_CHECK(swapped);  // nobody changes a shared chunk
@@ -168,6 +168,8 @@ std::shared_ptr<Chunk> PageTable::Unshare(
   }
   copy->last_fault_ns.store(chunk->last_fault_ns.load(std::memory_order_relaxed),
                             std::memory_order_relaxed);
+  copy->stored_ns.store(chunk->stored_ns.load(std::memory_order_relaxed),
+                        std::memory_order_relaxed);
   copy->quarantined_ns.store(chunk->quarantined_ns.load(std::memory_order_relaxed),
                              std::memory_order_relaxed);
   {

@@ -76,6 +76,9 @@ class Chunk {
   // Nanoseconds of Clock at which a page of the chunk last came back; 0 never. Read by the cold
   // scan, written by the fault thread.
   std::atomic<int64_t> last_fault_ns{0};
+  // When pages of it were last stored; 0 never. With the former it says how long its objects have
+  // been of no use.
+  std::atomic<int64_t> stored_ns{0};
   // When its last entry was quarantined; 0 never. Its quarantines end RecentRemovals::kHorizonNs
   // later at the latest.
   std::atomic<int64_t> quarantined_ns{0};

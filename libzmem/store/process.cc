@@ -41,11 +41,17 @@ void ProcessCounters::CopyLevels(const ProcessCounters& parent) {
   same_filled_pages = parent.same_filled_pages.load();
   compressed_bytes = parent.compressed_bytes.load();
   held_bytes = parent.held_bytes.load();
+  disk_pages = parent.disk_pages.load();
+  disk_bytes = parent.disk_bytes.load();
 }
 
 void ProcessCounters::AddStored(PageEntry entry) {
   Add(stored_pages, 1);
   if (IsSameFilled(entry)) Add(same_filled_pages, 1);
+  if (entry.state() == PageState::kOnDisk) {
+    Add(disk_pages, 1);
+    Add(disk_bytes, entry.disk_object().bytes);
+  }
   if (entry.state() != PageState::kInPool) return;
   Add(compressed_bytes, entry.object_bytes());
   Add(held_bytes, HeldBytes(entry));
@@ -54,6 +60,10 @@ void ProcessCounters::AddStored(PageEntry entry) {
 void ProcessCounters::RemoveStored(PageEntry entry) {
   Subtract(stored_pages, 1);
   if (IsSameFilled(entry)) Subtract(same_filled_pages, 1);
+  if (entry.state() == PageState::kOnDisk) {
+    Subtract(disk_pages, 1);
+    Subtract(disk_bytes, entry.disk_object().bytes);
+  }
   if (entry.state() != PageState::kInPool) return;
   Subtract(compressed_bytes, entry.object_bytes());
   Subtract(held_bytes, HeldBytes(entry));

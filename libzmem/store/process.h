@@ -59,13 +59,16 @@ class ABSL_SCOPED_LOCKABLE GateLock {
 // What is counted of a process. Pages unless the name says otherwise; the first group are levels,
 // the second totals since it was attached.
 struct ProcessCounters {
-  std::atomic<uint64_t> stored_pages{0};       // same-filled and in the pool
+  std::atomic<uint64_t> stored_pages{0};       // same-filled, in the pool and on disk
   std::atomic<uint64_t> same_filled_pages{0};  // of stored_pages: those that hold one word
   std::atomic<uint64_t> staged_pages{0};       // taken out, not yet compressed
-  std::atomic<uint64_t> compressed_bytes{0};   // sizes of its objects
+  std::atomic<uint64_t> compressed_bytes{0};   // sizes of its objects in the pool
   std::atomic<uint64_t> held_bytes{0};         // the same, rounded to the pool's size classes
+  std::atomic<uint64_t> disk_pages{0};         // of stored_pages: those in the backing file
+  std::atomic<uint64_t> disk_bytes{0};         // sizes of their objects
 
   std::atomic<uint64_t> faults_total{0};     // faults answered with a page's bytes
+  std::atomic<uint64_t> disk_faults{0};      // of faults_total: those that waited for the disk
   std::atomic<uint64_t> readahead_pages{0};  // pages brought back before anybody asked
   std::atomic<uint64_t> zero_faults{0};      // faults on pages never taken, answered with zeros
   std::atomic<uint64_t> isolated_pages{0};   // pages moved out

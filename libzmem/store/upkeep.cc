@@ -1,8 +1,12 @@
 #include "libzmem/store/upkeep.h"
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <optional>
 #include <span>
+
+#include "libzmem/base/check.h"
 
 namespace zmem {
 namespace {
@@ -12,6 +16,15 @@ constexpr uint64_t kLeastReclaimableBytes = 512 * 1024;
 constexpr uint64_t kLeastReclaimableDivisor = 50;  // of what the pool holds
 // Victims of one round: bounds the address space that rests until its end.
 constexpr size_t kVictims = 4096;
+
+// Of the file's segments so many are to be free.
+constexpr uint64_t kLeastFreeDivisor = 8;
+
+// Neither on its way back nor shared with a forked relative.
+bool IsMovable(PageEntry entry, PageState state) {
+  return entry.state() == state && !entry.Has(PageEntry::kRestoring) &&
+         !entry.Has(PageEntry::kShared);
+}
 
 // The chunk, if `process` alone holds it: nobody changes one that forked relatives share. Under the
 // gate that stays so.
@@ -24,24 +37,28 @@ std::shared_ptr<Chunk> Exclusive(Process& process, uint64_t chunk_number) {
 }  // namespace
 
 void Upkeep::Run(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+  if (store_.backing() != nullptr) {
+    CleanFile(processes, stop);
+    WriteBack(processes, stop);
+  }
   CompactPool(processes, stop);
 }
 
 void Upkeep::CompactPool(const ProcessesFn& processes, const std::atomic<bool>& stop) {
-  Zpool::Stats before = pool_.stats();
+  Zpool::Stats before = store_.pool().stats();
   if (before.reclaimable_bytes < kLeastReclaimableBytes ||
       before.reclaimable_bytes < before.held_bytes / kLeastReclaimableDivisor) {
     return;
   }
-  pool_.ChooseVictims(kVictims);
+  store_.pool().ChooseVictims(kVictims);
   for (const std::shared_ptr<Process>& process : processes()) {
     for (uint64_t number : process->table.Numbers()) {
       if (stop.load(std::memory_order_acquire)) break;
       CompactChunk(*process, number);
     }
   }
-  pool_.EndRound();
-  uint64_t held = pool_.stats().held_bytes;
+  store_.pool().EndRound();
+  uint64_t held = store_.pool().stats().held_bytes;
   compaction_rounds_.fetch_add(1, std::memory_order_relaxed);
   if (held < before.held_bytes) {
     compacted_bytes_.fetch_add(before.held_bytes - held, std::memory_order_relaxed);
@@ -61,13 +78,12 @@ void Upkeep::CompactChunk(Process& process, uint64_t chunk_number) {
     if (chunk == nullptr) return;
     for (; page < kPagesPerChunk && count < kBatch; ++page) {
       PageEntry entry = chunk->Load(page);
-      bool movable = entry.state() == PageState::kInPool && !entry.Has(PageEntry::kRestoring) &&
-                     !entry.Has(PageEntry::kShared) && pool_.IsVictim(entry.handle());
+      bool movable = IsMovable(entry, PageState::kInPool) && store_.pool().IsVictim(entry.handle());
       if (movable) batch[count++] = {page, entry, {}};
     }
     if (count == 0) return;
     for (Moving& each : std::span(batch).first(count)) {
-      each.to = pool_.Move(each.from.handle(), each.from.object_bytes());
+      each.to = store_.pool().Move(each.from.handle(), each.from.object_bytes());
     }
     std::array<bool, kBatch> moved{};
     {
@@ -83,16 +99,117 @@ void Upkeep::CompactChunk(Process& process, uint64_t chunk_number) {
     }
     for (size_t i = 0; i < count; ++i) {
       if (!batch[i].to) continue;
-      pool_.Free(moved[i] ? batch[i].from.handle() : *batch[i].to, batch[i].from.object_bytes());
+      store_.pool().Free(moved[i] ? batch[i].from.handle() : *batch[i].to,
+                         batch[i].from.object_bytes());
       if (moved[i]) compacted_objects_.fetch_add(1, std::memory_order_relaxed);
     }
+  }
+}
+
+void Upkeep::WriteBack(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+  uint64_t limit = store_.pool().limit_bytes();
+  bool is_full = store_.pool_full() || store_.pool().held_bytes() > limit;
+  if (!is_full && options_.writeback_age_ns == 0) return;
+  std::vector<StoredChunk> chunks;
+  for (const std::shared_ptr<Process>& process : processes()) {
+    for (uint64_t number : process->table.Numbers()) {
+      std::shared_ptr<Chunk> chunk = process->table.Find(number);
+      if (chunk == nullptr) continue;
+      // Wanted again: a second chance.
+      int64_t wanted_ns = std::max(chunk->stored_ns.load(std::memory_order_relaxed),
+                                   chunk->last_fault_ns.load(std::memory_order_relaxed));
+      chunks.push_back({process, number, wanted_ns});
+    }
+  }
+  std::stable_sort(chunks.begin(), chunks.end(), [](const StoredChunk& a, const StoredChunk& b) {
+    return a.wanted_ns < b.wanted_ns;
+  });
+  int64_t old_ns = options_.writeback_age_ns == 0 ? std::numeric_limits<int64_t>::min()
+                                                  : clock_.now_ns() - options_.writeback_age_ns;
+  for (const StoredChunk& chunk : chunks) {
+    bool wanted =
+        (is_full && store_.pool().held_bytes() > store_.accept_bytes()) || chunk.wanted_ns < old_ns;
+    if (!wanted || stop.load(std::memory_order_acquire)) return;
+    if (!WriteBackChunk(*chunk.process, chunk.number)) return;
+  }
+}
+
+bool Upkeep::WriteBackChunk(Process& process, uint64_t chunk_number) {
+  // Under the gate the objects of a chunk that nobody shares stay, so they can be copied; few at a
+  // time, as a fault may wait for it.
+  constexpr size_t kObjects = 8;
+  for (size_t page = 0; page < kPagesPerChunk;) {
+    std::array<PageEntry, kObjects> freed;
+    size_t count = 0;
+    bool took = true;
+    {
+      GateLock lock(process.gate);
+      std::shared_ptr<Chunk> chunk = Exclusive(process, chunk_number);
+      if (chunk == nullptr) return true;
+      for (; took && page < kPagesPerChunk && count < kObjects; ++page) {
+        PageEntry entry = chunk->Load(page);
+        // What one word fills is smaller than a record in the file.
+        if (!IsMovable(entry, PageState::kInPool) || entry.codec() == CodecId::kSameWord) continue;
+        std::optional<PageEntry> written = store_.WriteBack(entry);
+        took = written.has_value();
+        if (!took) break;
+        process.counters.AddStored(*written);
+        PageEntry expected = entry;
+        bool swapped = chunk->Transition(page, expected, *written);
+        ZMEM_CHECK(swapped);  // a stored page of ours changes under the gate only
+        freed[count++] = entry;
+      }
+    }
+    for (PageEntry entry : std::span(freed).first(count)) process.Retire(entry);
+    if (!took) return false;
+  }
+  return true;
+}
+
+void Upkeep::CleanFile(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+  BackingFile& file = *store_.backing();
+  BackingFile::Stats before = file.stats();
+  if (before.free_segments > before.segments / kLeastFreeDivisor) return;
+  constexpr size_t kSegments = 64;
+  if (file.ChooseVictims(kSegments) > 0) {
+    for (const std::shared_ptr<Process>& process : processes()) {
+      for (uint64_t number : process->table.Numbers()) {
+        if (stop.load(std::memory_order_acquire)) break;
+        CleanChunk(*process, number);
+      }
+    }
+  }
+  file.EndRound();
+}
+
+void Upkeep::CleanChunk(Process& process, uint64_t chunk_number) {
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    std::shared_ptr<Chunk> chunk = process.table.Find(chunk_number);
+    if (chunk == nullptr) return;
+    PageEntry entry = chunk->Load(page);
+    if (!IsMovable(entry, PageState::kOnDisk) ||
+        !store_.backing()->IsVictim(entry.disk_object().handle)) {
+      continue;
+    }
+    std::optional<PageEntry> rewritten = store_.Rewrite(entry, workspace_);
+    if (!rewritten) continue;
+    bool swapped = false;
+    {
+      GateLock lock(process.gate);
+      PageEntry expected = entry;
+      swapped = Exclusive(process, chunk_number) == chunk &&
+                chunk->Transition(page, expected, *rewritten);
+    }
+    store_.Release(swapped ? entry : *rewritten);
+    if (swapped) rewritten_objects_.fetch_add(1, std::memory_order_relaxed);
   }
 }
 
 Upkeep::Stats Upkeep::stats() const {
   return {.compaction_rounds = compaction_rounds_.load(std::memory_order_relaxed),
           .compacted_objects = compacted_objects_.load(std::memory_order_relaxed),
-          .compacted_bytes = compacted_bytes_.load(std::memory_order_relaxed)};
+          .compacted_bytes = compacted_bytes_.load(std::memory_order_relaxed),
+          .rewritten_objects = rewritten_objects_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace zmem

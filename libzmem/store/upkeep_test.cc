@@ -18,7 +18,7 @@ constexpr size_t kPages = 16 * kPagesPerChunk;
 
 class UpkeepTest : public testing::Test {
  protected:
-  UpkeepTest() : process_(ProcessOfThisOne(store_)), upkeep_(*store_.pool) {}
+  UpkeepTest() : process_(ProcessOfThisOne(store_)), upkeep_(store_.store, clock_, {}) {}
 
   static Address address(size_t page) { return kFirst + page * kPageBytes; }
   static PageBytes Content(size_t page, uint64_t version) {
@@ -55,6 +55,7 @@ class UpkeepTest : public testing::Test {
     upkeep_.Run([this] { return std::vector{process_}; }, stop_);
   }
 
+  MonotonicClock clock_;
   TestStore store_;
   std::shared_ptr<Process> process_;
   Upkeep upkeep_;

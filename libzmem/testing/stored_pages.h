@@ -25,7 +25,7 @@ T OrDie(absl::StatusOr<T> result) {
 struct TestStore {
   struct Options {
     uint64_t pool_limit_bytes = uint64_t{256} << 20;
-    size_t max_object_bytes = kPageBytes * 3 / 4;
+    size_t fat_bytes = kPageBytes * 3 / 4;
     uint64_t max_chunks = 4096;
     std::string_view codec = "lz4";
   };
@@ -36,7 +36,7 @@ struct TestStore {
         pool(OrDie(Zpool::Create(
             {.limit_bytes = options.pool_limit_bytes, .reserved_bytes = uint64_t{4} << 30}))),
         store(*pool, {.compressor = FindCompressor(options.codec),
-                      .max_object_bytes = options.max_object_bytes}) {}
+                      .fat_bytes = options.fat_bytes}) {}
 
   uint64_t objects() const { return pool->stats().objects; }
   // Writes over the bytes of the object that `entry` names, as broken memory would.

@@ -1,0 +1,174 @@
+#include "libzmem/fault/disk_reads.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace zmem {
+namespace {
+
+bool IsFree(PageEntry entry) {
+  return entry.state() == PageState::kOnDisk && !entry.Has(PageEntry::kRestoring);
+}
+
+}  // namespace
+
+bool DiskReads::Begin(Address page, size_t neighbours, bool is_fault) {
+  std::shared_ptr<Chunk> chunk = process_.OwnChunk(page);
+  if (chunk == nullptr) return false;
+  PageEntry entry = chunk->Load(PageInChunk(page));
+  if (entry.state() == PageState::kOnDisk && entry.Has(PageEntry::kRestoring)) return true;
+  if (reader_ == nullptr) {
+    auto reader = process_.store.backing()->NewReader();
+    if (!reader.ok()) return false;
+    reader_ = *std::move(reader);
+  }
+  auto free = std::find_if(reads_.begin(), reads_.end(), [](const Read& r) { return !r.used; });
+  if (free == reads_.end()) return false;
+  Read& read = *free;
+  read = {.is_fault = is_fault, .first = page, .begun_ns = clock_.now_ns()};
+  read.pages = Claim(*chunk, page, neighbours + 1, read);
+  if (read.pages == 0) return true;  // it has changed: who waits for it looks again
+  DiskReadRequest request{.wanted = read.claimed[0].disk_object(),
+                          .first = read.claimed[0].disk_object(),
+                          .last = read.claimed[read.pages - 1].disk_object(),
+                          .cookie = static_cast<uint64_t>(free - reads_.begin())};
+  if (reader_->Begin(request) == DiskReader::BeginResult::kBusy) {
+    LetGo(chunk.get(), read, 0);
+    return false;
+  }
+  read.used = true;
+  ++in_flight_;
+  return true;
+}
+
+size_t DiskReads::Claim(Chunk& chunk, Address first, size_t most, Read& read) {
+  size_t start = PageInChunk(first);
+  size_t limit = std::min({most, kMaxPages, kPagesPerChunk - start});
+  std::array<bool, kMaxPages> absent;
+  absent.fill(true);
+  // Only the first is waited for: a page that is there, or a guard, must not be undone (FACTS 11).
+  if (limit > 1 && process_.bound.load(std::memory_order_acquire) &&
+      process_.pagemap.FindAbsent(first, std::span(absent).first(limit)) != 0) {
+    limit = 1;
+  }
+  size_t claimed = 0;
+  for (; claimed < limit; ++claimed) {
+    PageEntry entry = chunk.Load(start + claimed);
+    if (!IsFree(entry) || (claimed > 0 && !absent[claimed])) break;
+    if (claimed > 0 && !process_.store.backing()->CanReadTogether(read.claimed[0].disk_object(),
+                                                                  entry.disk_object())) {
+      break;
+    }
+    if (!chunk.Transition(start + claimed, entry, entry.With(PageEntry::kRestoring))) break;
+    read.claimed[claimed] = entry;
+  }
+  return claimed;
+}
+
+void DiskReads::LetGo(Chunk* chunk, const Read& read, size_t index) {
+  for (size_t i = index; i < read.pages; ++i) {
+    PageEntry busy = read.claimed[i].With(PageEntry::kRestoring);
+    Address page = read.first + i * kPageBytes;
+    if (chunk != nullptr) chunk->Transition(PageInChunk(page), busy, read.claimed[i]);
+    process_.uffd.Wake({page, page + kPageBytes});
+  }
+}
+
+FillResult DiskReads::Complete() {
+  FillResult last = FillResult::kDone;
+  if (reader_ == nullptr || in_flight_ == 0) return last;
+  reader_->Complete([&](const DiskReadResult& result) {
+    Read& read = reads_[result.cookie];
+    if (!read.cancelled) {
+      FillResult filled = Finish(read, result);
+      if (filled == FillResult::kGone) last = filled;
+    }
+    read.used = false;
+    --in_flight_;
+  });
+  return last;
+}
+
+FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
+  // The chunk may have been dropped, or copied for a child and shared: only a claim that is still
+  // there counts.
+  std::shared_ptr<Chunk> chunk = process_.table.Find(ChunkNumber(read.first));
+  if (chunk == nullptr || result.status == DiskReadStatus::kStale) {
+    LetGo(chunk.get(), read, 0);
+    return FillResult::kDone;
+  }
+  if (result.status != DiskReadStatus::kOk) {
+    LetGo(chunk.get(), read, 1);
+    OnFailure(*chunk, read, result.status);
+    return FillResult::kDone;
+  }
+  FillResult filled = FillResult::kDone;
+  // The page that is waited for goes first, alone.
+  size_t done = FillRun(*chunk, read, result, 0, 1, &filled);
+  if (done == 1) {
+    failures_.erase(read.first);
+    if (read.is_fault) {
+      process_.counters.faults_total.fetch_add(1, std::memory_order_relaxed);
+      process_.counters.disk_faults.fetch_add(1, std::memory_order_relaxed);
+      process_.fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read.begun_ns));
+      chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
+    }
+    size_t behind = FillRun(*chunk, read, result, 1, read.pages - 1, &filled);
+    process_.counters.readahead_pages.fetch_add(behind, std::memory_order_relaxed);
+    done += behind;
+  } else if (filled == FillResult::kDone) {
+    // Nothing was tried: the page was dropped meanwhile, or its object does not decode.
+    OnFailure(*chunk, read, DiskReadStatus::kDamaged);
+    done = 1;
+  }
+  LetGo(chunk.get(), read, done);
+  return filled;
+}
+
+size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result,
+                          size_t index, size_t most, FillResult* filled) {
+  size_t start = PageInChunk(read.first);
+  size_t ready = 0;
+  for (; ready < most; ++ready) {
+    size_t at = index + ready;
+    PageEntry busy = read.claimed[at].With(PageEntry::kRestoring);
+    if (chunk.Load(start + at) != busy) break;  // dropped meanwhile
+    auto object = result.Record(read.claimed[at].disk_object());
+    if (!object || !restorer_.DecodeObject(read.claimed[at].codec(), *object, ready)) break;
+  }
+  if (ready == 0) return 0;
+  Address first = read.first + index * kPageBytes;
+  size_t pages = 0;
+  *filled = restorer_.FillBuffered(first, ready, &pages);
+  for (size_t i = 0; i < ready; ++i) {
+    bool dropped = i == pages && *filled == FillResult::kPresent;
+    if (i >= pages && !dropped) break;
+    PageEntry entry = read.claimed[index + i];
+    PageEntry busy = entry.With(PageEntry::kRestoring);
+    if (chunk.Transition(start + index + i, busy, PageEntry())) process_.Retire(entry);
+  }
+  process_.room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
+  return pages;
+}
+
+void DiskReads::OnFailure(Chunk& chunk, const Read& read, DiskReadStatus status) {
+  size_t index = PageInChunk(read.first);
+  PageEntry busy = read.claimed[0].With(PageEntry::kRestoring);
+  bool is_ours = chunk.Transition(index, busy, read.claimed[0]);
+  if (is_ours && (status == DiskReadStatus::kDamaged || ++failures_[read.first] >= kMostFailures)) {
+    failures_.erase(read.first);
+    // Lost for good: the program is told, and never given other bytes.
+    if (restorer_.Poison(chunk, read.first) == FillResult::kDone) return;
+  }
+  process_.uffd.Wake({read.first, read.first + kPageBytes});
+}
+
+void DiskReads::Cancel() {
+  for (Read& read : reads_) {
+    if (!read.used || read.cancelled) continue;
+    read.cancelled = true;
+    LetGo(process_.table.Find(ChunkNumber(read.first)).get(), read, 0);
+  }
+}
+
+}  // namespace zmem

@@ -1,0 +1,81 @@
+// Pages whose bytes are in the backing file, on their way back: a fault on one begins a read, and
+// when that is over the page is filled, with those of its neighbours that lie beside it in the
+// file. Nothing here waits for the disk. While a page is read its entry is claimed (kRestoring), as
+// for every page that is put back, so nobody else changes it; a page that was not filled in the end
+// is woken and found missing again. Belongs to the fault thread, which holds the gate.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/container/flat_hash_map.h"
+#include "libzmem/base/clock.h"
+#include "libzmem/fault/page_restorer.h"
+#include "libzmem/store/process.h"
+
+namespace zmem {
+
+class DiskReads {
+ public:
+  // Pages that one read brings back at most.
+  static constexpr size_t kMaxPages = 16;
+
+  DiskReads(Process& process, PageRestorer& restorer, const Clock& clock)
+      : process_(process), restorer_(restorer), clock_(clock) {}
+
+  // Readable when there is something for Complete; -1 while nothing was ever read.
+  int fd() const { return reader_ == nullptr ? -1 : reader_->fd(); }
+  size_t in_flight() const { return in_flight_; }
+
+  // Begins to bring `page` back, whose entry is kOnDisk, with up to `neighbours` pages behind it.
+  // True as well if it is on its way already. False: too many are, or there is no memory; try again
+  // later. `is_fault` tells whether a thread waits for it.
+  bool Begin(Address page, size_t neighbours, bool is_fault);
+
+  // Fills the pages of the reads that are over. kGone when the address space is.
+  FillResult Complete();
+
+  // Lets go of all claims, before entries are copied or moved (fork, mremap): what is being read is
+  // found missing again, and read again.
+  void Cancel();
+
+ private:
+  static constexpr size_t kMaxReads = 32;
+  // Times that a page is tried again which the disk fails to give, before it is given up.
+  static constexpr int kMostFailures = 5;
+
+  struct Read {
+    bool used = false;
+    bool is_fault = false;
+    bool cancelled = false;
+    Address first = 0;
+    size_t pages = 0;
+    int64_t begun_ns = 0;
+    std::array<PageEntry, kMaxPages> claimed{};
+  };
+
+  // Claims a run of pages from `first` on that one read can cover. Returns how many.
+  size_t Claim(Chunk& chunk, Address first, size_t most, Read& read);
+  // Those of the claimed pages of `read`, from its `index`-th on, that are still ours go back to
+  // what they were, and who waits for one looks again.
+  void LetGo(Chunk* chunk, const Read& read, size_t index);
+  FillResult Finish(const Read& read, const DiskReadResult& result);
+  // Fills the run of pages at `index` for which the record is right. Returns its length.
+  size_t FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result, size_t index,
+                 size_t most, FillResult* filled);
+  // The disk did not give the first page of `read`, or not its bytes.
+  void OnFailure(Chunk& chunk, const Read& read, DiskReadStatus status);
+
+  Process& process_;
+  PageRestorer& restorer_;
+  const Clock& clock_;
+  std::unique_ptr<DiskReader> reader_;
+  std::array<Read, kMaxReads> reads_;
+  size_t in_flight_ = 0;
+  // By page; empty but for a disk that fails.
+  absl::flat_hash_map<Address, int> failures_;
+};
+
+}  // namespace zmem
