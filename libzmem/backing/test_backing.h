@@ -3,12 +3,15 @@
 #pragma once
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -16,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -41,6 +45,30 @@ class TestDirectory {
  private:
   std::string path_;
 };
+
+// The nameless file with the data, opened again without direct I/O.
+inline UniqueFd OpenData(const TestDirectory& directory) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+    if (target.starts_with(directory.path()) && target.ends_with(" (deleted)")) {
+      return UniqueFd(open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
+    }
+  }
+  ADD_FAILURE() << "no nameless file of " << directory.path() << " is open";
+  return UniqueFd();
+}
+
+// Waits until `condition` holds, at most ten seconds. False if it never did.
+template <typename Condition>
+bool Await(Condition condition) {
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
 
 inline std::unique_ptr<BackingFile> MustOpen(const BackingFile::Options& options) {
   auto file = BackingFile::Open(options);
@@ -77,6 +105,25 @@ inline std::optional<Stored> Store(BackingFile& file, uint64_t key, size_t bytes
   DiskHandle handle;
   if (file.Append(BytesOfKey(key, bytes), &handle) != AppendResult::kDone) return std::nullopt;
   return Stored{{handle, bytes}, key};
+}
+
+// Fills the file with objects of whole pages up to `most`, or until it is full.
+inline std::vector<Stored> StoreMany(BackingFile& file, uint64_t first_key, size_t most) {
+  std::vector<Stored> all;
+  while (all.size() < most) {
+    DiskHandle handle;
+    uint64_t key = first_key + all.size();
+    AppendResult result = file.Append(BytesOfKey(key, kPageBytes), &handle);
+    if (result == AppendResult::kDone) {
+      all.push_back({{handle, kPageBytes}, key});
+    } else if (result == AppendResult::kBusy) {
+      EXPECT_TRUE(file.Flush());
+    } else {
+      EXPECT_EQ(result, AppendResult::kFull);
+      break;
+    }
+  }
+  return all;
 }
 
 // Appends, waiting for the disk where Append does not.
