@@ -48,9 +48,7 @@ class Mounted {
     std::filesystem::create_directory(directory);
     is_mounted_ = mount(device.path().c_str(), directory.c_str(), "ext4", 0, nullptr) == 0;
   }
-  ~Mounted() {
-    if (is_mounted_) umount2(directory_.c_str(), MNT_DETACH);
-  }
+  ~Mounted() { EXPECT_EQ(is_mounted_ ? umount(directory_.c_str()) : 0, 0); }
   bool valid() const { return is_mounted_; }
 
  private:
@@ -97,6 +95,7 @@ TEST_F(BackingDevice, ADeviceKeepsObjectsIsTakenOnceAndGivenBackEmpty) {
   reader.reset();
   file.reset();
   EXPECT_LT(image_bytes(), 64u << 10);
+  EXPECT_NE(MustOpen({.path = device.path()}), nullptr);
 }
 
 TEST_F(BackingDevice, ADeviceThatIsTooSmallIsRefused) {

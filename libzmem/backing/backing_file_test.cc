@@ -215,6 +215,19 @@ TEST_F(BackingFileTest, AReadOvertakenByANewUseOfThePlaceIsStale) {
   EXPECT_TRUE(IsIntactThrough(*reader, young));
 }
 
+TEST_F(BackingFileTest, AReadOfWhatWasFreedBeforeIsStaleNotDamaged) {
+  auto file = Open(4 * kMib);
+  auto reader = MustHaveReader(*file);
+  Stored old = MustStore(*file, 1, kPageBytes);
+  ASSERT_TRUE(file->Flush());
+  file->Free(old.object);
+  EXPECT_EQ(ReadThrough(*reader, old.object).status, DiskReadStatus::kStale);
+  Bytes out;
+  EXPECT_EQ(ReadNow(*file, old, out), DiskReadStatus::kStale);
+  EXPECT_EQ(file->stats().stale_reads, 2u);
+  EXPECT_EQ(file->stats().checksum_errors, 0u);
+}
+
 TEST_F(BackingFileTest, TheSpaceOfEmptySegmentsGoesBackUnlessItWasPreallocated) {
   for (bool preallocate : {false, true}) {
     auto file = MustOpen(

@@ -183,39 +183,54 @@ inline bool IsIntactThrough(DiskReader& reader, const Stored& stored) {
          outcome.bytes == BytesOfKey(stored.key, stored.object.bytes);
 }
 
-// Fails transfers of one kind while it is installed.
-class DiskTrouble : public sys::FailureInjector {
+// Fails transfers of one kind as long as it lives. The injector behind it lives on: the writing
+// thread may be about to ask it.
+class DiskTrouble {
  public:
-  explicit DiskTrouble(sys::Call call) : call_(call) { sys::SetFailureInjector(this); }
-  ~DiskTrouble() override { sys::SetFailureInjector(nullptr); }
+  explicit DiskTrouble(sys::Call call) {
+    static Injector injector;
+    injector_ = &injector;
+    injector.error.store(0);
+    injector.failures_left.store(0);
+    injector.most_bytes.store(SIZE_MAX);
+    injector.seen.store(0);
+    injector.failing_call.store(call);
+    sys::SetFailureInjector(&injector);
+  }
+  ~DiskTrouble() { sys::SetFailureInjector(nullptr); }
+  DiskTrouble(const DiskTrouble&) = delete;
+  DiskTrouble& operator=(const DiskTrouble&) = delete;
 
   // The next `count` of them fail with `error`.
   void FailNext(uint64_t count, int error) {
-    error_.store(error);
-    failures_left_.store(count);
+    injector_->error.store(error);
+    injector_->failures_left.store(count);
   }
   // Transfers are cut to `bytes` at most.
-  void CutTo(size_t bytes) { most_bytes_.store(bytes); }
-  uint64_t seen() const { return seen_.load(); }
-
-  int ErrnoFor(sys::Call call, uint64_t) override {
-    if (call != call_) return 0;
-    seen_.fetch_add(1);
-    uint64_t left = failures_left_.load();
-    while (left > 0 && !failures_left_.compare_exchange_weak(left, left - 1)) {
-    }
-    return left > 0 ? error_.load() : 0;
-  }
-  size_t BytesFor(sys::Call call, size_t bytes) override {
-    return call == call_ ? std::min(bytes, most_bytes_.load()) : bytes;
-  }
+  void CutTo(size_t bytes) { injector_->most_bytes.store(bytes); }
+  uint64_t seen() const { return injector_->seen.load(); }
 
  private:
-  const sys::Call call_;
-  std::atomic<int> error_{0};
-  std::atomic<uint64_t> failures_left_{0};
-  std::atomic<size_t> most_bytes_{SIZE_MAX};
-  std::atomic<uint64_t> seen_{0};
+  struct Injector : sys::FailureInjector {
+    int ErrnoFor(sys::Call call, uint64_t) override {
+      if (call != failing_call.load()) return 0;
+      seen.fetch_add(1);
+      uint64_t left = failures_left.load();
+      while (left > 0 && !failures_left.compare_exchange_weak(left, left - 1)) {
+      }
+      return left > 0 ? error.load() : 0;
+    }
+    size_t BytesFor(sys::Call call, size_t bytes) override {
+      return call == failing_call.load() ? std::min(bytes, most_bytes.load()) : bytes;
+    }
+    std::atomic<sys::Call> failing_call{sys::Call::kRead};
+    std::atomic<int> error{0};
+    std::atomic<uint64_t> failures_left{0};
+    std::atomic<size_t> most_bytes{SIZE_MAX};
+    std::atomic<uint64_t> seen{0};
+  };
+
+  Injector* injector_;
 };
 
 }  // namespace zmem
