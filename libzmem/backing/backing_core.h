@@ -44,7 +44,7 @@ struct BackingCore {
   // counts it. `generation`: of its segment when the read began.
   DiskReadStatus JudgeWrongChecksum(uint32_t segment, uint32_t generation) {
     MutexLock lock(table.mutex);
-    if (table.GenerationLocked(segment) != generation) {
+    if (table.GenerationLocked(segment) != generation || !table.HasLiveLocked(segment)) {
       stale_reads.Add(1);
       return DiskReadStatus::kStale;
     }

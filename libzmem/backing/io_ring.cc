@@ -39,7 +39,11 @@ absl::StatusOr<std::unique_ptr<IoRing>> IoRing::Create(unsigned most_transfers, 
 }
 
 IoRing::~IoRing() {
-  if (ring_.ring_fd >= 0) io_uring_queue_exit(&ring_);
+  if (ring_.ring_fd < 0) return;
+  // The kernel takes a ring down later, in its own time. The file is to be free at once: a device
+  // could not be opened again, a file system not be unmounted.
+  if (is_file_registered_) io_uring_unregister_files(&ring_);
+  io_uring_queue_exit(&ring_);
 }
 
 int IoRing::Start(sys::Call call, const Transfer& transfer) {

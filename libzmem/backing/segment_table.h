@@ -97,6 +97,9 @@ class SegmentTable {
   uint32_t GenerationLocked(uint32_t segment) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     return At(segment).generation;
   }
+  bool HasLiveLocked(uint32_t segment) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return At(segment).live_bytes > 0;
+  }
   // The buffer that holds the segment's bytes, or nullopt if they are on disk.
   std::optional<Pinned> PinLocked(uint32_t segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void UnpinLocked(unsigned buffer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);

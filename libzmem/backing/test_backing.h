@@ -3,12 +3,15 @@
 #pragma once
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -16,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -41,6 +45,30 @@ class TestDirectory {
  private:
   std::string path_;
 };
+
+// The nameless file with the data, opened again without direct I/O.
+inline UniqueFd OpenData(const TestDirectory& directory) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+    if (target.starts_with(directory.path()) && target.ends_with(" (deleted)")) {
+      return UniqueFd(open(entry.path().c_str(), O_RDWR | O_CLOEXEC));
+    }
+  }
+  ADD_FAILURE() << "no nameless file of " << directory.path() << " is open";
+  return UniqueFd();
+}
+
+// Waits until `condition` holds, at most ten seconds. False if it never did.
+template <typename Condition>
+bool Await(Condition condition) {
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
 
 inline std::unique_ptr<BackingFile> MustOpen(const BackingFile::Options& options) {
   auto file = BackingFile::Open(options);
@@ -77,6 +105,25 @@ inline std::optional<Stored> Store(BackingFile& file, uint64_t key, size_t bytes
   DiskHandle handle;
   if (file.Append(BytesOfKey(key, bytes), &handle) != AppendResult::kDone) return std::nullopt;
   return Stored{{handle, bytes}, key};
+}
+
+// Fills the file with objects of whole pages up to `most`, or until it is full.
+inline std::vector<Stored> StoreMany(BackingFile& file, uint64_t first_key, size_t most) {
+  std::vector<Stored> all;
+  while (all.size() < most) {
+    DiskHandle handle;
+    uint64_t key = first_key + all.size();
+    AppendResult result = file.Append(BytesOfKey(key, kPageBytes), &handle);
+    if (result == AppendResult::kDone) {
+      all.push_back({{handle, kPageBytes}, key});
+    } else if (result == AppendResult::kBusy) {
+      EXPECT_TRUE(file.Flush());
+    } else {
+      EXPECT_EQ(result, AppendResult::kFull);
+      break;
+    }
+  }
+  return all;
 }
 
 // Appends, waiting for the disk where Append does not.
@@ -136,39 +183,54 @@ inline bool IsIntactThrough(DiskReader& reader, const Stored& stored) {
          outcome.bytes == BytesOfKey(stored.key, stored.object.bytes);
 }
 
-// Fails transfers of one kind while it is installed.
-class DiskTrouble : public sys::FailureInjector {
+// Fails transfers of one kind as long as it lives. The injector behind it lives on: the writing
+// thread may be about to ask it.
+class DiskTrouble {
  public:
-  explicit DiskTrouble(sys::Call call) : call_(call) { sys::SetFailureInjector(this); }
-  ~DiskTrouble() override { sys::SetFailureInjector(nullptr); }
+  explicit DiskTrouble(sys::Call call) {
+    static Injector injector;
+    injector_ = &injector;
+    injector.error.store(0);
+    injector.failures_left.store(0);
+    injector.most_bytes.store(SIZE_MAX);
+    injector.seen.store(0);
+    injector.failing_call.store(call);
+    sys::SetFailureInjector(&injector);
+  }
+  ~DiskTrouble() { sys::SetFailureInjector(nullptr); }
+  DiskTrouble(const DiskTrouble&) = delete;
+  DiskTrouble& operator=(const DiskTrouble&) = delete;
 
   // The next `count` of them fail with `error`.
   void FailNext(uint64_t count, int error) {
-    error_.store(error);
-    failures_left_.store(count);
+    injector_->error.store(error);
+    injector_->failures_left.store(count);
   }
   // Transfers are cut to `bytes` at most.
-  void CutTo(size_t bytes) { most_bytes_.store(bytes); }
-  uint64_t seen() const { return seen_.load(); }
-
-  int ErrnoFor(sys::Call call, uint64_t) override {
-    if (call != call_) return 0;
-    seen_.fetch_add(1);
-    uint64_t left = failures_left_.load();
-    while (left > 0 && !failures_left_.compare_exchange_weak(left, left - 1)) {
-    }
-    return left > 0 ? error_.load() : 0;
-  }
-  size_t BytesFor(sys::Call call, size_t bytes) override {
-    return call == call_ ? std::min(bytes, most_bytes_.load()) : bytes;
-  }
+  void CutTo(size_t bytes) { injector_->most_bytes.store(bytes); }
+  uint64_t seen() const { return injector_->seen.load(); }
 
  private:
-  const sys::Call call_;
-  std::atomic<int> error_{0};
-  std::atomic<uint64_t> failures_left_{0};
-  std::atomic<size_t> most_bytes_{SIZE_MAX};
-  std::atomic<uint64_t> seen_{0};
+  struct Injector : sys::FailureInjector {
+    int ErrnoFor(sys::Call call, uint64_t) override {
+      if (call != failing_call.load()) return 0;
+      seen.fetch_add(1);
+      uint64_t left = failures_left.load();
+      while (left > 0 && !failures_left.compare_exchange_weak(left, left - 1)) {
+      }
+      return left > 0 ? error.load() : 0;
+    }
+    size_t BytesFor(sys::Call call, size_t bytes) override {
+      return call == failing_call.load() ? std::min(bytes, most_bytes.load()) : bytes;
+    }
+    std::atomic<sys::Call> failing_call{sys::Call::kRead};
+    std::atomic<int> error{0};
+    std::atomic<uint64_t> failures_left{0};
+    std::atomic<size_t> most_bytes{SIZE_MAX};
+    std::atomic<uint64_t> seen{0};
+  };
+
+  Injector* injector_;
 };
 
 }  // namespace zmem

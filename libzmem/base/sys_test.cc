@@ -25,6 +25,27 @@ TEST(Sys, TheSeamMakesACallFailAndLetsOthersThrough) {
   EXPECT_EQ(sys::Pread(fd.get(), &byte, 1, 0), 1);
 }
 
+class FailFirstMib : public sys::FailureInjector {
+ public:
+  int ErrnoFor(sys::Call call, uint64_t detail) override {
+    return call == sys::Call::kRingRead && detail < (1 << 20) ? EIO : 0;
+  }
+  size_t BytesFor(sys::Call, size_t bytes) override { return bytes / 2; }
+};
+
+TEST(Sys, TheSeamFailsAndShortensTransfersByIoUring) {
+  size_t bytes = 4096;
+  EXPECT_EQ(sys::AdmitRingTransfer(sys::Call::kRingRead, 0, bytes), 0);
+  EXPECT_EQ(bytes, 4096u);
+  FailFirstMib fail;
+  sys::SetFailureInjector(&fail);
+  EXPECT_EQ(sys::AdmitRingTransfer(sys::Call::kRingRead, 0, bytes), -EIO);
+  EXPECT_EQ(bytes, 4096u);
+  EXPECT_EQ(sys::AdmitRingTransfer(sys::Call::kRingRead, 1 << 20, bytes), 0);
+  sys::SetFailureInjector(nullptr);
+  EXPECT_EQ(bytes, 2048u);
+}
+
 TEST(Sys, OpenReportsErrno) { EXPECT_EQ(sys::Open("/nonexistent/zmem", O_RDONLY), -ENOENT); }
 
 TEST(Sys, ReadNoWaitNeverBlocksOnABlockingDescriptor) {
