@@ -233,6 +233,17 @@ class Loader {
 
 }  // namespace
 
+uint64_t PoolLimitBytes(const Config& config, uint64_t ram_bytes) {
+  uint64_t share = ram_bytes / 100 * config.max_pool_percent;
+  return config.max_pool_size == 0 ? share : std::min(share, config.max_pool_size);
+}
+
+unsigned FatPercent(const Config& config, bool has_backing) {
+  constexpr unsigned kWithFile = 50;
+  constexpr unsigned kWithoutFile = 90;
+  return config.fat_threshold_percent.value_or(has_backing ? kWithFile : kWithoutFile);
+}
+
 LoadedConfig LoadConfig(const ConfigSource& source) {
   LoadedConfig loaded;
   Loader(source, loaded).ReadFileAndDropIns();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,11 +19,27 @@ struct Config {
   unsigned max_pool_percent = 20;  // of RAM, 1 to 100
   std::string compressor = "lz4";
   bool same_filled_pages_enabled = true;
+  uint64_t max_pool_size = 0;                     // bytes; 0: max_pool_percent alone decides
+  unsigned accept_threshold_percent = 90;         // of the limit, 1 to 100
+  std::optional<unsigned> fat_threshold_percent;  // of a page, 1 to 100; unset: FatPercent()
+  // [backing]
+  std::string backing_path;   // empty: none
+  uint64_t backing_size = 0;  // bytes; 0 is the whole of a device
+  bool backing_preallocate = false;
+  bool backing_required = true;
+  uint64_t daily_write_limit = 0;  // bytes; 0: none
+  int64_t writeback_age_ns = 0;    // 0: only when the pool is full
   // [policy]
   int64_t cold_age_ns = 30'000'000'000;
   int64_t scan_interval_ns = 5'000'000'000;
   uint64_t min_resident_bytes = uint64_t{16} << 20;
 };
+
+// The pool's limit on a host with this much memory.
+uint64_t PoolLimitBytes(const Config& config, uint64_t ram_bytes);
+// What fat_threshold_percent is if it is not set: half a page has a place in a backing file, and
+// without one nearly everything is better than nothing.
+unsigned FatPercent(const Config& config, bool has_backing);
 
 struct ConfigSource {
   // Drop-ins are FILE.d/*.conf, in the order of their names; what is read later wins.

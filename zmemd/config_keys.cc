@@ -26,14 +26,61 @@ absl::Status Store(absl::StatusOr<Value> parsed, Value& field) {
   return parsed.status();
 }
 
-absl::Status SetMaxPoolPercent(absl::string_view value, const ConfigSource&, Config& config) {
+// `of` says what it is a share of.
+absl::StatusOr<unsigned> ParsePercent(absl::string_view value, absl::string_view of) {
   unsigned percent = 0;
   if (!absl::SimpleAtoi(absl::StripSuffix(value, "%"), &percent) || percent < 1 || percent > 100) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(value), " is not a whole percentage of RAM from 1 to 100"));
+        absl::StrCat(Quoted(value), " is not a whole percentage of ", of, " from 1 to 100"));
   }
-  config.max_pool_percent = percent;
+  return percent;
+}
+
+absl::Status SetMaxPoolPercent(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParsePercent(value, "RAM"), config.max_pool_percent);
+}
+
+absl::Status SetMaxPoolSize(absl::string_view value, const ConfigSource& source, Config& config) {
+  return Store(ParseBytesOrPercent(value, source.ram_bytes), config.max_pool_size);
+}
+
+absl::Status SetAcceptThreshold(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParsePercent(value, "the pool's limit"), config.accept_threshold_percent);
+}
+
+absl::Status SetFatThreshold(absl::string_view value, const ConfigSource&, Config& config) {
+  absl::StatusOr<unsigned> percent = ParsePercent(value, "a page");
+  if (percent.ok()) config.fat_threshold_percent = *percent;
+  return percent.status();
+}
+
+absl::Status SetBackingPath(absl::string_view value, const ConfigSource&, Config& config) {
+  if (value.front() != '/') {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Quoted(value), " is not an absolute path of a file or block device"));
+  }
+  config.backing_path = std::string(value);
   return absl::OkStatus();
+}
+
+absl::Status SetBackingSize(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseBytes(value), config.backing_size);
+}
+
+absl::Status SetBackingPreallocate(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseBool(value), config.backing_preallocate);
+}
+
+absl::Status SetBackingRequired(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseBool(value), config.backing_required);
+}
+
+absl::Status SetDailyWriteLimit(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseBytes(value), config.daily_write_limit);
+}
+
+absl::Status SetWritebackAge(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseDurationNs(value), config.writeback_age_ns);
 }
 
 absl::Status SetCompressor(absl::string_view value, const ConfigSource& source, Config& config) {
@@ -71,6 +118,15 @@ constexpr ConfigKey kKeys[] = {
     {"pool", "max_pool_percent", SetMaxPoolPercent},
     {"pool", "compressor", SetCompressor},
     {"pool", "same_filled_pages_enabled", SetSameFilled},
+    {"pool", "max_pool_size", SetMaxPoolSize},
+    {"pool", "accept_threshold_percent", SetAcceptThreshold},
+    {"pool", "fat_threshold_percent", SetFatThreshold},
+    {"backing", "path", SetBackingPath},
+    {"backing", "size", SetBackingSize},
+    {"backing", "preallocate", SetBackingPreallocate},
+    {"backing", "required", SetBackingRequired},
+    {"backing", "daily_write_limit", SetDailyWriteLimit},
+    {"backing", "writeback_age", SetWritebackAge},
     {"policy", "cold_age", SetColdAge},
     {"policy", "scan_interval", SetScanInterval},
     {"policy", "min_resident", SetMinResident},

@@ -27,9 +27,6 @@ namespace {
 // What 16 TiB of managed memory need: address space, not memory.
 constexpr uint64_t kMaxChunks = uint64_t{1} << 23;
 constexpr uint64_t kPoolReservedBytes = uint64_t{1} << 40;
-// A page that compresses to more than this is not worth its decompression (fat_threshold_percent
-// of a host without a backing file).
-constexpr size_t kMaxObjectBytes = kPageBytes * 90 / 100;
 constexpr int kSweepPeriodMs = 500;
 constexpr int kFirstByteTimeoutMs = 5000;
 
@@ -52,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   server->device_ = *std::move(device);
 
   Zpool::Options pool_options;
-  pool_options.limit_bytes = ram_bytes / 100 * config.max_pool_percent;
+  pool_options.limit_bytes = PoolLimitBytes(config, ram_bytes);
   pool_options.reserved_bytes = kPoolReservedBytes;
   absl::StatusOr<std::unique_ptr<Zpool>> pool = Zpool::Create(pool_options);
   if (!pool.ok()) return pool.status();
@@ -61,24 +58,47 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   if (!arena.ok()) return arena.status();
   server->arena_ = *std::move(arena);
 
+  if (absl::Status status = server->OpenBacking(); !status.ok()) return status;
   PageStore::Options store_options;
+  store_options.backing = server->backing_.get();
+  store_options.accept_threshold_percent = config.accept_threshold_percent;
   store_options.compressor = FindCompressor(config.compressor);
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
-  store_options.fat_bytes = kMaxObjectBytes;
+  store_options.fat_bytes = kPageBytes * FatPercent(config, server->backing_ != nullptr) / 100;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
   server->reclaim_options_.cold_age_ns = config.cold_age_ns;
   server->reclaim_options_.scan_interval_ns = config.scan_interval_ns;
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);
-  server->upkeep_ = std::make_unique<Upkeep>(
-      *server->store_, server->clock_, Upkeep::Options{});
+  server->upkeep_ =
+      std::make_unique<Upkeep>(*server->store_, server->clock_,
+                               Upkeep::Options{.writeback_age_ns = config.writeback_age_ns});
   absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
       Housekeeper::Start(*server->upkeep_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
+}
+
+absl::Status Server::OpenBacking() {
+  if (config_.backing_path.empty()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<BackingFile>> file =
+      BackingFile::Open({.path = config_.backing_path,
+                         .size_bytes = config_.backing_size,
+                         .preallocate = config_.backing_preallocate,
+                         .daily_write_limit_bytes = config_.daily_write_limit});
+  if (file.ok()) {
+    backing_ = *std::move(file);
+  } else if (config_.backing_required) {
+    return absl::Status(
+        file.status().code(),
+        absl::StrCat(file.status().message(), "; or start without it: [backing] required=no"));
+  } else {
+    spdlog::warn("no backing file: {}", std::string(file.status().message()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Server::Listen() {
@@ -339,6 +359,7 @@ nlohmann::json Server::Processes(const ControlPeer& peer) const {
 nlohmann::json Server::Status(const ControlPeer& peer) const {
   Zpool::Stats pool = pool_->stats();
   PageStore::Stats store = store_->stats();
+  Upkeep::Stats upkeep = upkeep_->stats();
   uint64_t stored_pages = 0;
   uint64_t same_filled_pages = 0;
   uint64_t faults = 0;
@@ -365,7 +386,13 @@ nlohmann::json Server::Status(const ControlPeer& peer) const {
             {"objects", pool.objects},
             {"same_filled_pages", same_filled_pages},
             {"incompressible_rejects", store.incompressible_rejects},
-            {"pool_full_rejects", store.pool_full_rejects}}},
+            {"pool_full_rejects", store.pool_full_rejects},
+            {"limit_rejects", pool.limit_rejects},
+            {"reclaimable_bytes", pool.reclaimable_bytes},
+            {"compaction_rounds", upkeep.compaction_rounds},
+            {"compacted_objects", upkeep.compacted_objects},
+            {"compacted_bytes", upkeep.compacted_bytes}}},
+          {"backing", DescribeBacking()},
           {"metadata_bytes", metadata_bytes()},
           {"faults_total", faults},
           {"fault_latency_ns",
@@ -375,8 +402,38 @@ nlohmann::json Server::Status(const ControlPeer& peer) const {
           {"processes", Processes(peer)}};
 }
 
+nlohmann::json Server::DescribeBacking() const {
+  if (backing_ == nullptr) return nullptr;
+  BackingFile::Stats file = backing_->stats();
+  PageStore::Stats store = store_->stats();
+  return {{"path", config_.backing_path},
+          {"size_bytes", file.segments * BackingFile::Options().segment_bytes},
+          {"held_bytes", file.held_bytes},
+          {"live_bytes", file.live_bytes},
+          {"objects", file.objects},
+          {"segments", file.segments},
+          {"free_segments", file.free_segments},
+          {"reads", file.reads},
+          {"writes", file.writes},
+          {"bytes_read", file.bytes_read},
+          {"bytes_written", file.bytes_written},
+          {"fat_pages", store.fat_pages},
+          {"spilled_pages", store.spilled_pages},
+          {"written_back_pages", store.written_back_pages},
+          {"rewritten_objects", upkeep_->stats().rewritten_objects},
+          {"busy_rejects", store.file_busy_rejects},
+          {"full_rejects", store.file_full_rejects},
+          {"limit_rejects", store.file_limit_rejects},
+          {"suspended_rejects", store.file_suspended_rejects},
+          {"read_errors", file.io_errors_read},
+          {"write_errors", file.io_errors_write},
+          {"checksum_errors", file.checksum_errors},
+          {"suspended", file.is_suspended}};
+}
+
 uint64_t Server::metadata_bytes() const {
-  return pool_->stats().metadata_bytes + arena_->held_bytes() + store_->metadata_bytes() +
+  uint64_t of_file = backing_ == nullptr ? 0 : backing_->stats().metadata_bytes;
+  return of_file + pool_->stats().metadata_bytes + arena_->held_bytes() + store_->metadata_bytes() +
          Sessions().size() * Session::kFixedBytes;
 }
 

@@ -63,6 +63,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   Server(const Config& config, std::string socket_path);
 
   absl::Status Listen();
+  // Opens the backing file if one is configured. An error if it is required.
+  absl::Status OpenBacking();
   void Accept();
   void ServeConnection(UniqueFd connection);
   void ServeAgentConnection(UniqueFd connection);
@@ -74,6 +76,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
   nlohmann::json Status(const ControlPeer& peer) const;
   nlohmann::json Processes(const ControlPeer& peer) const;
+  nlohmann::json DescribeBacking() const;
   uint64_t metadata_bytes() const;
 
   // Connections served at once: more than a host has programs; a flood beyond it is turned away.
@@ -87,6 +90,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   UniqueFd device_;
   UniqueFd listener_;
   std::unique_ptr<Zpool> pool_;
+  std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
   Reclaimer::Options reclaim_options_;

@@ -384,8 +384,11 @@ nlohmann::json Session::Describe() const {
       {"compressed_bytes", counters.compressed_bytes.load()},
       {"held_bytes", counters.held_bytes.load()},
       {"same_filled_pages", counters.same_filled_pages.load()},
+      {"disk_pages", counters.disk_pages.load()},
+      {"disk_bytes", counters.disk_bytes.load()},
       {"managed_bytes", process_->table.size() * kChunkBytes},
       {"faults_total", counters.faults_total.load()},
+      {"disk_faults", counters.disk_faults.load()},
       {"fault_latency_ns", Latency(process_->fault_latency)},
       {"readahead_pages", counters.readahead_pages.load()},
       {"zero_faults", counters.zero_faults.load()},
@@ -395,7 +398,7 @@ nlohmann::json Session::Describe() const {
       {"poisoned_pages", counters.poisoned_pages.load()},
   };
   int64_t room = process_->room_pages.load(std::memory_order_relaxed);
-  if (room < Process::kPlentyOfRoom) {
+  if (room < Process::kPlentyOfRoom / 2) {  // else there is no limit
     description["cgroup_room_bytes"] = std::max<int64_t>(room, 0) * int64_t{kPageBytes};
   }
   return description;
