@@ -11,7 +11,6 @@
 // of rounding an object; up to one object at the end of a segment.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
