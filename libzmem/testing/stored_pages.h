@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "libzmem/base/check.h"
@@ -28,6 +30,8 @@ struct TestStore {
     size_t fat_bytes = kPageBytes * 3 / 4;
     uint64_t max_chunks = 4096;
     std::string_view codec = "lz4";
+    uint64_t file_bytes = 0;  // of a backing file; 0 is none
+    unsigned accept_threshold_percent = 90;
   };
 
   TestStore() : TestStore(Options()) {}
@@ -35,10 +39,27 @@ struct TestStore {
       : arena(OrDie(ChunkArena::Create(options.max_chunks))),
         pool(OrDie(Zpool::Create(
             {.limit_bytes = options.pool_limit_bytes, .reserved_bytes = uint64_t{4} << 30}))),
+        file(options.file_bytes == 0 ? nullptr : OpenFile(options.file_bytes)),
         store(*pool, {.compressor = FindCompressor(options.codec),
-                      .fat_bytes = options.fat_bytes}) {}
+                      .fat_bytes = options.fat_bytes,
+                      .accept_threshold_percent = options.accept_threshold_percent,
+                      .backing = file.get()}) {}
 
-  uint64_t objects() const { return pool->stats().objects; }
+  static std::unique_ptr<BackingFile> OpenFile(uint64_t bytes) {
+    // It has no name, so nothing is left but an empty directory entry, which goes at once.
+    const char* parent = std::getenv("TEST_TMPDIR");
+    std::string path = std::string(parent != nullptr ? parent : "/var/tmp") + "/zmem-store.XXXXXX";
+    UniqueFd name(mkstemp(path.data()));
+    std::unique_ptr<BackingFile> file = OrDie(
+        BackingFile::Open({.path = path, .size_bytes = bytes, .segment_bytes = size_t{256} << 10}));
+    unlink(path.c_str());
+    return file;
+  }
+
+  // In the pool and in the file.
+  uint64_t objects() const {
+    return pool->stats().objects + (file == nullptr ? 0 : file->stats().objects);
+  }
   // Writes over the bytes of the object that `entry` names, as broken memory would.
   void Damage(PageEntry entry) {
     std::span<const std::byte> object = pool->Get(entry.handle(), entry.object_bytes());
@@ -47,6 +68,7 @@ struct TestStore {
 
   std::unique_ptr<ChunkArena> arena;
   std::unique_ptr<Zpool> pool;
+  std::unique_ptr<BackingFile> file;
   PageStore store;
   PageStore::Workspace workspace;
 };

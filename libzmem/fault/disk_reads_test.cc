@@ -1,0 +1,233 @@
+// Pages that come back from the backing file, with this process as the program.
+#include "libzmem/fault/disk_reads.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <csignal>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "libzmem/testing/managed.h"
+
+namespace zmem {
+namespace {
+
+constexpr size_t kChunks = 2;
+constexpr int kGotSigbus = 77;
+
+// Fails the reads of the file that it is told to.
+class FailReads : public sys::FailureInjector {
+ public:
+  explicit FailReads(int times) : left_(times) { sys::SetFailureInjector(this); }
+  ~FailReads() override { sys::SetFailureInjector(nullptr); }
+  int ErrnoFor(sys::Call call, uint64_t) override {
+    return call == sys::Call::kRingRead && left_-- > 0 ? EIO : 0;
+  }
+
+ private:
+  std::atomic<int64_t> left_;
+};
+
+class DiskReadsTest : public testing::Test {
+ protected:
+  DiskReadsTest()
+      : memory_(kChunks),
+        store_({.fat_bytes = kPageBytes / 2, .file_bytes = uint64_t{64} << 20}),
+        process_(ProcessOfThisOne(store_)) {
+    RegisterRange(*process_, memory_.range());
+  }
+
+  // Pages that are fat, in the file, and every third one in the pool.
+  void StoreAll() {
+    for (size_t page = 0; page < memory_.page_count(); ++page) {
+      PageBytes bytes = page % 3 == 0 ? CompressiblePage(page) : IncompressiblePage(page);
+      PageEntry entry = StorePage(store_, *process_, memory_.address(page), bytes);
+      EXPECT_EQ(entry.state(), page % 3 == 0 ? PageState::kInPool : PageState::kOnDisk);
+      expected_[page] = bytes;
+      if (page % 500 == 0) {
+        ASSERT_TRUE(store_.file->Flush());
+      }
+    }
+    ASSERT_TRUE(store_.file->Flush());
+  }
+  void StoreOnDisk(size_t first, size_t count) {
+    for (size_t page = first; page < first + count; ++page) {
+      expected_[page] = IncompressiblePage(page);
+      StorePage(store_, *process_, memory_.address(page), expected_[page]);
+    }
+    ASSERT_TRUE(store_.file->Flush());
+  }
+  void Serve() { faults_.emplace(process_, clock_); }
+  void ExpectAllHeld() {
+    std::vector<size_t> order;
+    for (const auto& [page, bytes] : expected_) order.push_back(page);
+    std::shuffle(order.begin(), order.end(), std::mt19937_64(TestSeed()));
+    for (size_t page : order) EXPECT_TRUE(memory_.Holds(page, expected_[page])) << page;
+  }
+  void ExpectNothingStored() {
+    faults_->Settle();
+    EXPECT_EQ(store_.objects(), 0u);
+    EXPECT_EQ(process_->counters.stored_pages, 0u);
+    EXPECT_EQ(process_->counters.disk_pages, 0u);
+    EXPECT_EQ(process_->counters.disk_bytes, 0u);
+  }
+  // What a child sees of `page`, ended by SIGBUS or not.
+  int TouchInChild(size_t page) {
+    return Await(ForkChild([&] {
+      signal(SIGBUS, [](int) { _exit(kGotSigbus); });
+      return memory_.Holds(page, expected_.at(page)) ? 0 : 1;
+    }));
+  }
+
+  MonotonicClock clock_;
+  Mapping memory_;
+  TestStore store_;
+  std::shared_ptr<Process> process_;
+  std::optional<FaultThread> faults_;
+  std::map<size_t, PageBytes> expected_;
+};
+
+TEST_F(DiskReadsTest, PagesComeBackAsTheyWere) {
+  StoreAll();
+  Serve();
+  ExpectAllHeld();
+  ExpectNothingStored();
+  EXPECT_GT(process_->counters.disk_faults, 0u);
+  EXPECT_EQ(process_->fault_latency.count(), process_->counters.faults_total);
+}
+
+TEST_F(DiskReadsTest, PagesNotYetWrittenComeBackAsTheyWere) {
+  for (size_t page = 0; page < 16; ++page) {
+    expected_[page] = IncompressiblePage(page);
+    StorePage(store_, *process_, memory_.address(page), expected_[page]);
+  }
+  EXPECT_EQ(store_.file->stats().bytes_written, 0u);
+  Serve();
+  ExpectAllHeld();
+  ExpectNothingStored();
+}
+
+TEST_F(DiskReadsTest, NeighboursThatWereStoredTogetherComeWithOneRead) {
+  StoreOnDisk(0, 8);
+  Serve();
+  EXPECT_TRUE(memory_.Holds(0, expected_[0]));
+  faults_->Settle();
+  EXPECT_EQ(process_->counters.disk_faults, 1u);
+  EXPECT_EQ(process_->counters.readahead_pages, 7u);
+  ExpectAllHeld();
+  ExpectNothingStored();
+  EXPECT_EQ(process_->counters.disk_faults, 1u);
+}
+
+TEST_F(DiskReadsTest, ADrainBringsAllBack) {
+  StoreAll();
+  Serve();
+  faults_->Drain();
+  ExpectNothingStored();
+  ExpectAllHeld();
+  EXPECT_EQ(process_->counters.faults_total, 0u);
+}
+
+TEST_F(DiskReadsTest, APageThatTheProgramDropsReadsAsZeros) {
+  StoreOnDisk(0, 64);
+  Serve();
+  ASSERT_EQ(madvise(memory_.data(0), 32 * kPageBytes, MADV_DONTNEED), 0);
+  for (size_t page = 0; page < 32; ++page) expected_[page] = FilledPage(0);
+  ExpectAllHeld();
+  ExpectNothingStored();
+}
+
+TEST_F(DiskReadsTest, AMovedMappingTakesItsPagesAlong) {
+  StoreOnDisk(0, 64);
+  Mapping elsewhere(1);
+  Serve();
+  memory_.Forget(0, 64);
+  ASSERT_NE(mremap(memory_.data(0), 64 * kPageBytes, 64 * kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+                   elsewhere.data(0)),
+            MAP_FAILED);
+  for (size_t page = 0; page < 64; ++page) EXPECT_TRUE(elsewhere.Holds(page, expected_[page]));
+  while (process_->counters.stored_pages > 0) std::this_thread::yield();
+  ExpectNothingStored();
+}
+
+// Forks in the middle of reads: parent and child both find every page.
+TEST_F(DiskReadsTest, AForkWhilePagesAreReadLosesNone) {
+  StoreAll();
+  Serve();
+  std::atomic<bool> done{false};
+  std::thread toucher([&] {
+    for (const auto& [page, bytes] : expected_) EXPECT_TRUE(memory_.Holds(page, bytes)) << page;
+    done = true;
+  });
+  for (int forks = 0; forks < 20 || !done; ++forks) {
+    pid_t child = ForkChild([&] {
+      std::mt19937_64 random(static_cast<uint64_t>(forks));
+      for (int touches = 0; touches < 30; ++touches) {
+        size_t page = random() % memory_.page_count();
+        if (!memory_.Holds(page, expected_.at(page))) return 1;
+      }
+      return 0;
+    });
+    EXPECT_EQ(Await(child), 0) << forks;
+  }
+  toucher.join();
+  ExpectAllHeld();
+  faults_->children();
+}
+
+TEST_F(DiskReadsTest, ADiskThatFailsForAMomentIsOnlyLate) {
+  StoreOnDisk(0, 4);
+  FailReads fail(2);
+  Serve();
+  ExpectAllHeld();
+  ExpectNothingStored();
+  EXPECT_EQ(process_->counters.poisoned_pages, 0u);
+  faults_.reset();  // it may be inside `fail`
+}
+
+TEST_F(DiskReadsTest, APageThatTheDiskDoesNotGiveRaisesSigbus) {
+  StoreOnDisk(0, 1);
+  FailReads fail(1 << 20);
+  Serve();
+  EXPECT_EQ(TouchInChild(0), kGotSigbus);
+  EXPECT_EQ(process_->counters.poisoned_pages, 0u) << "the parent's is still to be had";
+  faults_.reset();
+}
+
+// Threads touch, drop, and fork beside a drain of what is stored again and again.
+TEST_F(DiskReadsTest, NothingIsEverWrongUnderAStorm) {
+  uint64_t seed = TestSeed();
+  StoreAll();
+  Serve();
+  std::vector<std::thread> threads;
+  for (size_t id = 0; id < 3; ++id) {
+    threads.emplace_back([&, id] {
+      std::mt19937_64 random(seed + id);
+      size_t pages = memory_.page_count() / 3;
+      std::map<size_t, PageBytes> own;
+      for (size_t page = id * pages; page < (id + 1) * pages; ++page) own[page] = expected_[page];
+      for (int step = 0; step < 400; ++step) {
+        size_t page = id * pages + random() % pages;
+        if (random() % 8 == 0) {
+          size_t count = std::min<size_t>(random() % 8 + 1, (id + 1) * pages - page);
+          ASSERT_EQ(madvise(memory_.data(page), count * kPageBytes, MADV_DONTNEED), 0);
+          for (size_t i = page; i < page + count; ++i) own[i] = FilledPage(0);
+        } else {
+          ASSERT_TRUE(memory_.Holds(page, own[page])) << page;
+        }
+      }
+      for (const auto& [page, bytes] : own) ASSERT_TRUE(memory_.Holds(page, bytes)) << page;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  faults_->Drain();
+  ExpectNothingStored();
+}
+
+}  // namespace
+}  // namespace zmem
