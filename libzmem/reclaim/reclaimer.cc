@@ -1,7 +1,9 @@
 #include "libzmem/reclaim/reclaimer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <span>
+#include <thread>
 #include <utility>
 
 #include "libzmem/uffd/thread_memory.h"
@@ -352,7 +354,7 @@ void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
     std::span<const std::byte, kPageBytes> bytes(read_buffer_.data() + (page - first) * kPageBytes,
                                                  kPageBytes);
     PageEntry stored;
-    switch (process_.store.Put(bytes, workspace_, &stored)) {
+    switch (Store(bytes, &stored)) {
       case StoreResult::kStored:
         // Counted first, so that the fault thread never takes off what was not put on.
         process_.counters.AddStored(stored);
@@ -366,10 +368,23 @@ void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
         incompressible->Add(page);
         break;
       case StoreResult::kPoolFull:
+      case StoreResult::kBusy:
         no_room->Add(page);
         break;
     }
   }
+}
+
+StoreResult Reclaimer::Store(std::span<const std::byte, kPageBytes> page, PageEntry* stored) {
+  // A segment is written within milliseconds; a disk that takes longer is too slow to evict to.
+  constexpr int kTries = 100;
+  constexpr auto kPause = std::chrono::milliseconds(1);
+  StoreResult result = process_.store.Put(page, workspace_, stored);
+  for (int tries = 1; result == StoreResult::kBusy && tries < kTries; ++tries) {
+    std::this_thread::sleep_for(kPause);
+    result = process_.store.Put(page, workspace_, stored);
+  }
+  return result;
 }
 
 void Reclaimer::SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page) {

@@ -59,6 +59,24 @@ TEST(PageEntry, PoolObjectsComeBackAtTheExtremesOfEveryField) {
   }
 }
 
+TEST(PageEntry, DiskObjectsComeBackAtTheExtremesOfEveryField) {
+  constexpr uint64_t kLastGranule = (uint64_t{1} << kDiskHandleBits) - 1;
+  for (uint64_t granule : {uint64_t{0}, uint64_t{1}, kLastGranule}) {
+    for (size_t bytes : {size_t{1}, size_t{2}, kPageBytes - 1, kPageBytes}) {
+      for (CodecId codec : {CodecId::kRaw, CodecId::kLz4, CodecId::kZstd, CodecId{15}}) {
+        DiskObject object{{granule}, bytes};
+        PageEntry entry = PageEntry::OnDisk(object, codec);
+        EXPECT_EQ(entry.state(), PageState::kOnDisk);
+        EXPECT_TRUE(entry.stored());
+        EXPECT_TRUE(entry.has_object());
+        EXPECT_EQ(entry.disk_object(), object);
+        EXPECT_EQ(entry.codec(), codec);
+        ExpectFlagsApart(entry);
+      }
+    }
+  }
+}
+
 TEST(PageEntry, ALostPageIsNeitherStoredNorResident) {
   EXPECT_EQ(PageEntry::Lost().state(), PageState::kLost);
   EXPECT_FALSE(PageEntry::Lost().stored());
@@ -111,13 +129,14 @@ TEST(PackWord, TakesEveryRepeated32BitValue) {
 // The states a page goes through, and none beside them.
 TEST(TransitionAllowed, IsThisTable) {
   constexpr const char* kTable[kPageStates] = {
-      //  to RISFPL (resident, isolating, staged, same-filled, in pool, lost)
-      "RI-FPL",  // from resident
-      "R-S---",  // from isolating
-      "RISFPL",  // from staged
-      "R--F--",  // from same-filled
-      "R---P-",  // from in pool
-      "R----L",  // from lost
+      //  to RISFPLD (resident, isolating, staged, same-filled, in pool, lost, on disk)
+      "RI-FPLD",  // from resident
+      "R-S----",  // from isolating
+      "RISFPLD",  // from staged
+      "R--F---",  // from same-filled
+      "R---P-D",  // from in pool
+      "R----L-",  // from lost
+      "R-----D",  // from on disk
   };
   for (size_t from = 0; from < kPageStates; ++from) {
     for (size_t to = 0; to < kPageStates; ++to) {

@@ -50,20 +50,23 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
   CodecId codec = bytes ? compressor.id() : CodecId::kRaw;
   bool is_fat = object.size() > options_.fat_bytes;
   std::optional<PageEntry> stored;
-  if (is_fat) {
-    if (has_file) stored = PutOnDisk(object, codec);
+  AppendResult file = AppendResult::kFull;
+  if (is_fat && has_file) {
+    stored = PutOnDisk(object, codec, BackingFile::Purpose::kStoring, &file);
     if (stored) fat_pages_.fetch_add(1, std::memory_order_relaxed);
+    if (file == AppendResult::kBusy) return StoreResult::kBusy;
   }
   if (!stored && bytes) stored = PutInPool(object, codec);
   if (!stored && !is_fat && has_file) {
-    stored = PutOnDisk(object, codec);
+    stored = PutOnDisk(object, codec, BackingFile::Purpose::kStoring, &file);
     if (stored) spilled_pages_.fetch_add(1, std::memory_order_relaxed);
+    if (file == AppendResult::kBusy) return StoreResult::kBusy;
   }
   if (stored) {
     *entry = *stored;
     return StoreResult::kStored;
   }
-  if (bytes) return StoreResult::kPoolFull;
+  if (bytes || has_file) return StoreResult::kPoolFull;
   incompressible_rejects_.fetch_add(1, std::memory_order_relaxed);
   return StoreResult::kIncompressible;
 }
@@ -91,10 +94,11 @@ std::optional<PageEntry> PageStore::PutInPool(std::span<const std::byte> object,
 }
 
 std::optional<PageEntry> PageStore::PutOnDisk(std::span<const std::byte> object, CodecId codec,
-                                              BackingFile::Purpose purpose) {
+                                              BackingFile::Purpose purpose, AppendResult* why) {
   DiskHandle handle;
   AppendResult result = options_.backing->Append(object, &handle, purpose);
   append_results_[static_cast<size_t>(result)].fetch_add(1, std::memory_order_relaxed);
+  if (why != nullptr) *why = result;
   if (result != AppendResult::kDone) return std::nullopt;
   return PageEntry::OnDisk({handle, object.size()}, codec);
 }

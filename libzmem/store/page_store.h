@@ -26,7 +26,8 @@ namespace zmem {
 enum class StoreResult {
   kStored,
   kIncompressible,  // a fat page, and there is no backing file that takes it
-  kPoolFull,        // the pool's limit is reached, and the backing file takes nothing now
+  kPoolFull,        // no room: the pool's limit is reached, and the backing file takes nothing
+  kBusy,            // the backing file has no buffer free: there is room in a moment
 };
 
 class PageStore {
@@ -112,7 +113,8 @@ class PageStore {
  private:
   std::optional<PageEntry> PutInPool(std::span<const std::byte> object, CodecId codec);
   std::optional<PageEntry> PutOnDisk(std::span<const std::byte> object, CodecId codec,
-                                     BackingFile::Purpose purpose = BackingFile::Purpose::kStoring);
+                                     BackingFile::Purpose purpose = BackingFile::Purpose::kStoring,
+                                     AppendResult* why = nullptr);
   bool PoolAccepts();
 
   Zpool& pool_;

@@ -18,7 +18,11 @@ constexpr size_t kPages = 16 * kPagesPerChunk;
 
 class UpkeepTest : public testing::Test {
  protected:
-  UpkeepTest() : process_(ProcessOfThisOne(store_)), upkeep_(store_.store, clock_, {}) {}
+  UpkeepTest() : UpkeepTest(TestStore::Options()) {}
+  explicit UpkeepTest(const TestStore::Options& options)
+      : store_(options),
+        process_(ProcessOfThisOne(store_)),
+        upkeep_(store_.store, clock_, Upkeep::Options()) {}
 
   static Address address(size_t page) { return kFirst + page * kPageBytes; }
   static PageBytes Content(size_t page, uint64_t version) {
@@ -133,6 +137,85 @@ TEST_F(UpkeepTest, PagesThatComeAndGoMeanwhileAreNeverWrong) {
   for (size_t page = 0; page < kPages; ++page) Drop(page);
   EXPECT_EQ(store_.objects(), 0u);
   EXPECT_EQ(process_->counters.compressed_bytes, 0u);
+}
+
+// The pool takes a quarter of what is stored; the rest goes to the file.
+class UpkeepOfAFullPoolTest : public UpkeepTest {
+ protected:
+  UpkeepOfAFullPoolTest()
+      : UpkeepTest({.pool_limit_bytes = uint64_t{4} << 20,
+                    .file_bytes = uint64_t{64} << 20,
+                    .accept_threshold_percent = 50}) {}
+
+  // Like the reclaimer, which waits for a busy file.
+  void StoreWaiting(size_t page, uint64_t version) {
+    PageEntry entry;
+    PageBytes bytes = Content(page, version);
+    StoreResult result;
+    while ((result = store_.store.Put(bytes.bytes, store_.workspace, &entry)) ==
+           StoreResult::kBusy) {
+      ZMEM_CHECK(store_.file->Flush());
+    }
+    ZMEM_CHECK(result == StoreResult::kStored);
+    Publish(*process_, address(page), entry);
+    std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(address(page)));
+    chunk->stored_ns = static_cast<int64_t>(page + 1);
+  }
+  size_t Count(size_t first, size_t count, PageState state) {
+    size_t found = 0;
+    for (size_t page = first; page < first + count; ++page) {
+      found += EntryOf(*process_, address(page)).state() == state;
+    }
+    return found;
+  }
+};
+
+TEST_F(UpkeepOfAFullPoolTest, WhatWasStoredFirstIsWrittenBackUntilThePoolTakesPagesAgain) {
+  for (size_t page = 0; page < kPages; ++page) StoreWaiting(page, 0);
+  EXPECT_TRUE(store_.store.pool_full());
+  EXPECT_GT(store_.store.stats().spilled_pages, 0u);
+  size_t in_pool = Count(0, kPages, PageState::kInPool);
+  // The first chunk was wanted again: it has a second chance.
+  process_->table.Find(ChunkNumber(address(0)))->last_fault_ns = kPages + 1;
+  // A busy file ends a round early.
+  for (int rounds = 0; store_.pool->held_bytes() > store_.store.accept_bytes(); ++rounds) {
+    ASSERT_LT(rounds, 1000);
+    Compact();
+    ASSERT_TRUE(store_.file->Flush());
+  }
+  EXPECT_LT(Count(0, kPages, PageState::kInPool), in_pool);
+  EXPECT_EQ(Count(0, kPagesPerChunk, PageState::kOnDisk), 0u);
+  EXPECT_EQ(Count(kPagesPerChunk, kPagesPerChunk, PageState::kInPool), 0u);
+  for (size_t page = 0; page < kPages; ++page) ExpectHeld(page, 0, store_.workspace);
+  EXPECT_GT(store_.store.stats().written_back_pages, 0u);
+  for (size_t page = 0; page < kPages; ++page) Drop(page);
+  EXPECT_EQ(store_.objects(), 0u);
+  EXPECT_EQ(process_->counters.disk_pages, 0u);
+  EXPECT_EQ(process_->counters.disk_bytes, 0u);
+  StoreWaiting(0, 1);
+  EXPECT_EQ(Count(0, 1, PageState::kInPool), 1u) << "the pool takes pages again";
+  Drop(0);
+}
+
+TEST_F(UpkeepOfAFullPoolTest, SparseSegmentsAreEmptiedWhenTheFileRunsFull) {
+  std::vector<uint64_t> version(kPages, 0);
+  for (size_t page = 0; page < kPages; ++page) StoreWaiting(page, 0);
+  std::mt19937_64 random(TestSeed());
+  // Most of each segment's objects go, and others come, until every segment was used.
+  for (int rounds = 0; store_.file->stats().cleaned_bytes == 0; ++rounds) {
+    ASSERT_LT(rounds, 2000);
+    for (int i = 0; i < 200; ++i) {
+      size_t page = random() % kPages;
+      Drop(page);
+      StoreWaiting(page, ++version[page]);
+    }
+    Compact();
+  }
+  EXPECT_GT(upkeep_.stats().rewritten_objects, 0u);
+  ASSERT_TRUE(store_.file->Flush());
+  for (size_t page = 0; page < kPages; ++page) ExpectHeld(page, version[page], store_.workspace);
+  for (size_t page = 0; page < kPages; ++page) Drop(page);
+  EXPECT_EQ(store_.objects(), 0u);
 }
 
 }  // namespace
