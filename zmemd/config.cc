@@ -250,4 +250,17 @@ LoadedConfig LoadConfig(const ConfigSource& source) {
   return loaded;
 }
 
+absl::Status ChangeConfig(absl::string_view key, absl::string_view value,
+                          const ConfigSource& source, Config& config) {
+  const ConfigKey* known = FindConfigKey(key);
+  if (known == nullptr) return absl::InvalidArgumentError(DescribeUnknownKey("", key));
+  if (!known->changes_at_run_time) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        key, " is read when zmemd starts; what may change while it runs is ", RunTimeKeyNames()));
+  }
+  if (value.empty()) return absl::InvalidArgumentError(absl::StrCat(key, " has no value"));
+  absl::Status set = known->set(value, source, config);
+  return set.ok() ? set : absl::InvalidArgumentError(absl::StrCat(key, ": ", set.message()));
+}
+
 }  // namespace zmem

@@ -1,5 +1,6 @@
-// What zmemd runs by: one INI file and its drop-ins, read once at start.
-// Not thread-safe: libeconf keeps static state, so load from one thread.
+// What zmemd runs by: one INI file and its drop-ins, read once at start; a few keys may be changed
+// afterwards.
+// Not thread-safe unless it says so: libeconf keeps static state, so load from one thread.
 // Never stops at the first mistake: every line that is not understood is reported, and then nothing
 // of the result may be used.
 #pragma once
@@ -8,6 +9,9 @@
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 namespace zmem {
 
@@ -61,5 +65,11 @@ struct LoadedConfig {
 };
 
 LoadedConfig LoadConfig(const ConfigSource& source);
+
+// Puts `value` into `config` as a line KEY=VALUE would, for the keys that may change while zmemd
+// runs: max_pool_percent, max_pool_size, accept_threshold_percent. Thread-safe.
+// Errors: InvalidArgument with the words of LoadConfig, or naming the keys that may change.
+absl::Status ChangeConfig(absl::string_view key, absl::string_view value,
+                          const ConfigSource& source, Config& config);
 
 }  // namespace zmem

@@ -115,11 +115,11 @@ absl::Status SetMinResident(absl::string_view value, const ConfigSource& source,
 }
 
 constexpr ConfigKey kKeys[] = {
-    {"pool", "max_pool_percent", SetMaxPoolPercent},
+    {"pool", "max_pool_percent", SetMaxPoolPercent, true},
     {"pool", "compressor", SetCompressor},
     {"pool", "same_filled_pages_enabled", SetSameFilled},
-    {"pool", "max_pool_size", SetMaxPoolSize},
-    {"pool", "accept_threshold_percent", SetAcceptThreshold},
+    {"pool", "max_pool_size", SetMaxPoolSize, true},
+    {"pool", "accept_threshold_percent", SetAcceptThreshold, true},
     {"pool", "fat_threshold_percent", SetFatThreshold},
     {"backing", "path", SetBackingPath},
     {"backing", "size", SetBackingSize},
@@ -163,6 +163,21 @@ const ConfigKey* FindConfigKey(absl::string_view section, absl::string_view name
     if (key.section == section && key.name == name) return &key;
   }
   return nullptr;
+}
+
+const ConfigKey* FindConfigKey(absl::string_view name) {
+  for (const ConfigKey& key : kKeys) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string RunTimeKeyNames() {
+  std::vector<absl::string_view> names;
+  for (const ConfigKey& key : kKeys) {
+    if (key.changes_at_run_time) names.push_back(key.name);
+  }
+  return absl::StrJoin(names, ", ");
 }
 
 bool IsConfigSection(absl::string_view section) {

@@ -15,10 +15,15 @@ struct ConfigKey {
   absl::string_view name;
   // Puts `value` into `config`. Errors: InvalidArgument, saying what to write instead.
   absl::Status (*set)(absl::string_view value, const ConfigSource& source, Config& config);
+  bool changes_at_run_time = false;
 };
 
 // nullptr when there is no such key.
 const ConfigKey* FindConfigKey(absl::string_view section, absl::string_view name);
+// In any section: a name stands in one only.
+const ConfigKey* FindConfigKey(absl::string_view name);
+// Of the keys that change at run time, separated by commas.
+std::string RunTimeKeyNames();
 bool IsConfigSection(absl::string_view section);
 
 // What is wrong with a section or key that is not in the table, and what was probably meant. The

@@ -191,6 +191,41 @@ TEST_F(ConfigTest, TheNumberOfErrorsIsBounded) {
   EXPECT_EQ(errors.back(), "zmemd.conf: has 4900 more errors; is it a configuration of zmemd?");
 }
 
+TEST_F(ConfigTest, AFewKeysChangeAtRunTime) {
+  Config config;
+  EXPECT_TRUE(ChangeConfig("max_pool_percent", "35", source_, config).ok());
+  EXPECT_TRUE(ChangeConfig("max_pool_size", "25%", source_, config).ok());
+  EXPECT_TRUE(ChangeConfig("accept_threshold_percent", "70%", source_, config).ok());
+  EXPECT_EQ(config.max_pool_percent, 35u);
+  EXPECT_EQ(config.max_pool_size, uint64_t{2} << 30);
+  EXPECT_EQ(config.accept_threshold_percent, 70u);
+}
+
+TEST_F(ConfigTest, AChangeThatIsRefusedChangesNothingAndSaysWhyAsTheFileDoes) {
+  struct Refused {
+    absl::string_view key, value, error;
+  };
+  for (const Refused& refused : std::vector<Refused>{
+           {"max_pool_percent", "0",
+            "max_pool_percent: \"0\" is not a whole percentage of RAM from 1 to 100"},
+           {"max_pool_percent", "", "max_pool_percent has no value"},
+           {"accept_threshold_percent", "101",
+            "accept_threshold_percent: \"101\" is not a whole percentage of the pool's limit from "
+            "1 to 100"},
+           {"max_pool_precent", "20",
+            "unknown key \"max_pool_precent\"; the nearest is max_pool_percent in [pool]"},
+           {"cold_age", "1s",
+            "cold_age is read when zmemd starts; what may change while it runs is "
+            "max_pool_percent, max_pool_size, accept_threshold_percent"}}) {
+    Config config;
+    absl::Status status = ChangeConfig(refused.key, refused.value, source_, config);
+    EXPECT_EQ(status, absl::InvalidArgumentError(refused.error));
+    EXPECT_EQ(config.max_pool_percent, Config().max_pool_percent);
+    EXPECT_EQ(config.accept_threshold_percent, Config().accept_threshold_percent);
+    EXPECT_EQ(config.cold_age_ns, Config().cold_age_ns);
+  }
+}
+
 TEST_F(ConfigTest, NoJunkCrashesIt) {
   constexpr unsigned kSeed = 20240607;
   SCOPED_TRACE(absl::StrCat("seed ", kSeed));

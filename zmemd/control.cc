@@ -14,14 +14,19 @@ using nlohmann::json;
 struct CommandInfo {
   ControlCommand command;
   absl::string_view name;
-  bool takes_pid;
+  ControlArgument argument;
 };
 
 constexpr CommandInfo kCommands[] = {
-    {ControlCommand::kStatus, "status", false}, {ControlCommand::kPs, "ps", false},
-    {ControlCommand::kShow, "show", true},      {ControlCommand::kEvict, "evict", true},
-    {ControlCommand::kDrain, "drain", true},    {ControlCommand::kThaw, "thaw", true},
-    {ControlCommand::kFreeze, "freeze", true},  {ControlCommand::kVersion, "version", false},
+    {ControlCommand::kStatus, "status", ControlArgument::kNone},
+    {ControlCommand::kPs, "ps", ControlArgument::kNone},
+    {ControlCommand::kShow, "show", ControlArgument::kPid},
+    {ControlCommand::kEvict, "evict", ControlArgument::kPid},
+    {ControlCommand::kDrain, "drain", ControlArgument::kPid},
+    {ControlCommand::kThaw, "thaw", ControlArgument::kPid},
+    {ControlCommand::kFreeze, "freeze", ControlArgument::kPid},
+    {ControlCommand::kSet, "set", ControlArgument::kSetting},
+    {ControlCommand::kVersion, "version", ControlArgument::kNone},
 };
 
 const CommandInfo& InfoOf(ControlCommand command) {
@@ -42,10 +47,34 @@ constexpr ExitCode kExitCodes[] = {
     {7, absl::StatusCode::kUnavailable},
 };
 
+absl::StatusOr<ControlRequest> ParseArgument(const CommandInfo& info, const json& parsed) {
+  ControlRequest request{.command = info.command};
+  switch (info.argument) {
+    case ControlArgument::kNone:
+      return request;
+    case ControlArgument::kPid: {
+      int64_t pid = IntegerAt(parsed, "pid", 0);
+      if (pid < 1 || pid > INT_MAX) {
+        return absl::InvalidArgumentError(absl::StrCat(info.name, " needs the pid of a process"));
+      }
+      request.pid = static_cast<pid_t>(pid);
+      return request;
+    }
+    case ControlArgument::kSetting:
+      request.key = StringAt(parsed, "key", "");
+      request.value = StringAt(parsed, "value", "");
+      if (request.key.empty()) {
+        return absl::InvalidArgumentError(absl::StrCat(info.name, " needs a key and a value"));
+      }
+      return request;
+  }
+  return request;
+}
+
 }  // namespace
 
 absl::string_view ControlCommandName(ControlCommand command) { return InfoOf(command).name; }
-bool ControlCommandTakesPid(ControlCommand command) { return InfoOf(command).takes_pid; }
+ControlArgument ControlCommandArgument(ControlCommand command) { return InfoOf(command).argument; }
 
 int ControlExitCode(const absl::Status& status) {
   for (const ExitCode& known : kExitCodes) {
@@ -78,12 +107,7 @@ absl::StatusOr<ControlRequest> ParseControlRequest(absl::string_view packet) {
   const std::string& name = word->get_ref<const std::string&>();
   for (const CommandInfo& info : kCommands) {
     if (info.name != name) continue;
-    if (!info.takes_pid) return ControlRequest{info.command, 0};
-    int64_t pid = IntegerAt(parsed, "pid", 0);
-    if (pid < 1 || pid > INT_MAX) {
-      return absl::InvalidArgumentError(absl::StrCat(name, " needs the pid of a process"));
-    }
-    return ControlRequest{info.command, static_cast<pid_t>(pid)};
+    return ParseArgument(info, parsed);
   }
   return absl::InvalidArgumentError(absl::StrCat("zmemd knows no command ", Quoted(name)));
 }

@@ -4,6 +4,7 @@
 //
 // One connection carries one request. The client sends one packet of JSON,
 //   {"schema":1,"command":"evict","pid":123}
+//   {"schema":1,"command":"set","key":"max_pool_size","value":"1G"}
 // (the socket serves agents too, whose packets start with another byte than '{'). The server sends
 // packets of at most kMaxControlPacketBytes, each starting with a byte that says what it is:
 //   'P' {"done":512,"total":4096,"unit":"pages"}    progress, none or many
@@ -42,16 +43,22 @@ enum class ControlCommand {
   kDrain,    // put everything back and stop managing; takes a pid
   kThaw,     // put everything back and take nothing out until kFreeze; takes a pid
   kFreeze,   // take pages out again; takes a pid
+  kSet,      // change a setting; takes a key and a value
   kVersion,  // of the daemon and its protocol
 };
 
 // The word on the wire and on the command line.
 absl::string_view ControlCommandName(ControlCommand command);
-bool ControlCommandTakesPid(ControlCommand command);
+// What comes with a command.
+enum class ControlArgument { kNone, kPid, kSetting };
+ControlArgument ControlCommandArgument(ControlCommand command);
 
 struct ControlRequest {
   ControlCommand command = ControlCommand::kStatus;
   pid_t pid = 0;  // 0 where the command takes none
+  // A key of the configuration and its value, as they would stand there; of kSetting.
+  std::string key;
+  std::string value;
 };
 
 struct ControlProgress {

@@ -55,8 +55,19 @@ absl::Status NotInProtocol(absl::string_view what) {
 absl::Status SendRequest(int fd, const ControlRequest& request) {
   json text = {{"schema", kControlSchema},
                {"command", std::string(ControlCommandName(request.command))}};
-  if (ControlCommandTakesPid(request.command)) text["pid"] = request.pid;
-  std::string packet = text.dump();
+  switch (ControlCommandArgument(request.command)) {
+    case ControlArgument::kNone:
+      break;
+    case ControlArgument::kPid:
+      text["pid"] = request.pid;
+      break;
+    case ControlArgument::kSetting:
+      text["key"] = request.key;
+      text["value"] = request.value;
+      break;
+  }
+  // What the user typed need not be UTF-8.
+  std::string packet = text.dump(-1, ' ', false, json::error_handler_t::replace);
   if (send(fd, packet.data(), packet.size(), MSG_NOSIGNAL) >= 0) return absl::OkStatus();
   if (errno == EPIPE || errno == ECONNRESET) return Vanished();
   return sys::ErrnoStatus(errno, "cannot send the request to zmemd");

@@ -111,7 +111,8 @@ TEST(Control, EveryCommandHasItsWord) {
     FakeHandler handler;
     EXPECT_TRUE(CallServer(handler, {command, 5}).ok());
     EXPECT_EQ(handler.last_request.command, command);
-    EXPECT_EQ(handler.last_request.pid, ControlCommandTakesPid(command) ? 5 : 0);
+    EXPECT_EQ(handler.last_request.pid,
+              ControlCommandArgument(command) == ControlArgument::kPid ? 5 : 0);
   }
 }
 
@@ -144,6 +145,16 @@ TEST(Control, ProgressArrivesBeforeTheAnswer) {
   EXPECT_EQ(seen, (std::vector<uint64_t>{1, 2, 3}));
 }
 
+TEST(Control, ASettingTravelsAsItWasTyped) {
+  FakeHandler handler;
+  std::string value = "1\xff\"G\n";
+  ControlRequest request{.command = ControlCommand::kSet, .key = "max_pool_size", .value = value};
+  ASSERT_TRUE(CallServer(handler, request).ok());
+  EXPECT_EQ(handler.last_request.command, ControlCommand::kSet);
+  EXPECT_EQ(handler.last_request.key, "max_pool_size");
+  EXPECT_EQ(handler.last_request.value, "1\xef\xbf\xbd\"G\n");  // what is not UTF-8 is replaced
+}
+
 TEST(Control, ErrorsComeBackAsTheyWereGiven) {
   for (const absl::Status& status :
        {absl::PermissionDeniedError("not yours"), absl::NotFoundError("no process 7"),
@@ -170,6 +181,8 @@ TEST(ControlServer, RefusesWhatIsNoRequest) {
   for (std::string request :
        {"{", "{}", "[]", "nonsense", "{\"schema\":2,\"command\":\"ps\"}",
         "{\"schema\":\"1\",\"command\":\"ps\"}", "{\"schema\":1}", "{\"schema\":1,\"command\":7}",
+        "{\"schema\":1,\"command\":\"set\"}",
+        "{\"schema\":1,\"command\":\"set\",\"key\":7,\"value\":7}",
         "{\"schema\":1,\"command\":\"explode\"}", "{\"schema\":1,\"command\":\"show\"}",
         "{\"schema\":1,\"command\":\"show\",\"pid\":\"7\"}",
         "{\"schema\":1,\"command\":\"show\",\"pid\":-7}",

@@ -39,11 +39,18 @@ Housekeeper::~Housekeeper() {
   if (thread_.joinable()) thread_.join();
 }
 
+void Housekeeper::Wake() {
+  MutexLock lock(mutex_);
+  woken_ = true;
+  changed_.notify_all();
+}
+
 void Housekeeper::Run() {
   for (;;) {
     {
       MutexLock lock(mutex_);
-      if (!stop_.load(std::memory_order_acquire)) changed_.wait_for(mutex_, kPeriod);
+      if (!woken_ && !stop_.load(std::memory_order_acquire)) changed_.wait_for(mutex_, kPeriod);
+      woken_ = false;
     }
     if (stop_.load(std::memory_order_acquire)) return;
     upkeep_.Run(processes_, stop_);

@@ -19,6 +19,8 @@ class Housekeeper {
   // Errors: ResourceExhausted if no thread can be started.
   static absl::StatusOr<std::unique_ptr<Housekeeper>> Start(Upkeep& upkeep,
                                                             Upkeep::ProcessesFn processes);
+  // Looks for work now. Returns at once.
+  void Wake();
   // Ends the thread, within one chunk's work.
   ~Housekeeper();
 
@@ -32,6 +34,7 @@ class Housekeeper {
   std::atomic<bool> stop_{false};
   Mutex mutex_;
   CondVar changed_;
+  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

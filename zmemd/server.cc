@@ -32,8 +32,11 @@ constexpr int kFirstByteTimeoutMs = 5000;
 
 }  // namespace
 
-Server::Server(const Config& config, std::string socket_path)
-    : config_(config), socket_path_(std::move(socket_path)) {}
+Server::Server(const Config& config, uint64_t ram_bytes, std::string socket_path)
+    : config_(config),
+      config_source_{.ram_bytes = ram_bytes},
+      socket_path_(std::move(socket_path)),
+      settings_(config) {}
 
 Server::~Server() {
   if (listener_.valid()) unlink(socket_path_.c_str());
@@ -42,7 +45,7 @@ Server::~Server() {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint64_t ram_bytes,
                                                       const std::string& socket_path,
                                                       std::unique_ptr<Keeper> keeper) {
-  std::unique_ptr<Server> server(new Server(config, socket_path));
+  std::unique_ptr<Server> server(new Server(config, ram_bytes, socket_path));
   server->keeper_ = std::move(keeper);
   absl::StatusOr<UniqueFd> device = CheckKernel();
   if (!device.ok()) return device.status();
@@ -315,6 +318,7 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
   }
   if (request.command == ControlCommand::kStatus) return Status(peer);
   if (request.command == ControlCommand::kPs) return Processes(peer);
+  if (request.command == ControlCommand::kSet) return Set(request, peer);
 
   absl::StatusOr<std::shared_ptr<Session>> session = FindForControl(request.pid, peer);
   if (!session.ok()) return session.status();
@@ -345,6 +349,33 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
     default:
       return (*session)->Describe();
   }
+}
+
+absl::StatusOr<nlohmann::json> Server::Set(const ControlRequest& request, const ControlPeer& peer) {
+  if (peer.uid != 0) {
+    return absl::PermissionDeniedError("only root may change zmemd's settings; ask as root");
+  }
+  {
+    MutexLock lock(settings_mutex_);
+    absl::Status changed = ChangeConfig(request.key, request.value, config_source_, settings_);
+    if (!changed.ok()) return changed;
+    pool_->set_limit_bytes(PoolLimitBytes(settings_, config_source_.ram_bytes));
+    store_->set_accept_threshold_percent(settings_.accept_threshold_percent);
+  }
+  housekeeper_->Wake();
+  uint64_t held = pool_->held_bytes();
+  uint64_t limit = pool_->limit_bytes();
+  spdlog::info("{} is {} from now on: pool limit {} MiB", request.key, request.value, limit >> 20);
+  // How what is held above the limit goes.
+  const char* shrinks_by = "refaults";
+  if (held <= limit) {
+    shrinks_by = "nothing";
+  } else if (backing_ != nullptr) {
+    shrinks_by = backing_->stats().is_suspended ? "suspended writeback" : "writeback";
+  }
+  return nlohmann::json{{"key", request.key},       {"value", request.value},
+                        {"held_bytes", held},       {"limit_bytes", limit},
+                        {"shrinks_by", shrinks_by}, {"accept_bytes", store_->accept_bytes()}};
 }
 
 nlohmann::json Server::Processes(const ControlPeer& peer) const {
@@ -383,6 +414,7 @@ nlohmann::json Server::Status(const ControlPeer& peer) const {
             {"compressed_bytes", pool.live_bytes},
             {"original_bytes", stored_pages * kPageBytes},
             {"limit_bytes", pool.limit_bytes},
+            {"accept_bytes", store_->accept_bytes()},
             {"objects", pool.objects},
             {"same_filled_pages", same_filled_pages},
             {"incompressible_rejects", store.incompressible_rejects},

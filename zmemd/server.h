@@ -60,7 +60,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
                                         const ControlProgressFn& progress) override;
 
  private:
-  Server(const Config& config, std::string socket_path);
+  Server(const Config& config, uint64_t ram_bytes, std::string socket_path);
 
   absl::Status Listen();
   // Opens the backing file if one is configured. An error if it is required.
@@ -74,6 +74,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::vector<std::shared_ptr<Session>> Sessions() const;
   std::vector<std::shared_ptr<Process>> StoredProcesses() const;
   absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
+  // Changes a setting. Returns what that means for the pool.
+  absl::StatusOr<nlohmann::json> Set(const ControlRequest& request, const ControlPeer& peer);
   nlohmann::json Status(const ControlPeer& peer) const;
   nlohmann::json Processes(const ControlPeer& peer) const;
   nlohmann::json DescribeBacking() const;
@@ -83,7 +85,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   static constexpr size_t kMaxConnections = 4096;
   static constexpr size_t kMaxConnectionsOfUser = 1024;
 
-  const Config config_;
+  const Config config_;  // as it was read; settings_ has what was changed since
+  const ConfigSource config_source_;
   const std::string socket_path_;
   MonotonicClock clock_;
   std::unique_ptr<Keeper> keeper_;
@@ -98,6 +101,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
 
   mutable Mutex mutex_;
   CondVar changed_;
+  Mutex settings_mutex_;
+  Config settings_ ABSL_GUARDED_BY(settings_mutex_);
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
   size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uid_t, size_t> connections_of_ ABSL_GUARDED_BY(mutex_);

@@ -289,6 +289,24 @@ std::string RenderThawed(pid_t pid, const json& result) {
 
 std::string RenderFrozen(pid_t pid) { return absl::StrCat(pid, ": pages are taken out again\n"); }
 
+std::string RenderSet(const json& result) {
+  uint64_t held = CountAt(result, "held_bytes");
+  uint64_t limit = CountAt(result, "limit_bytes");
+  std::string how = StringAt(result, "shrinks_by", "nothing");
+  std::string shrinks;
+  if (how == "writeback") {
+    shrinks = "; what is above it is being written back to the backing file";
+  } else if (how == "suspended writeback") {
+    shrinks = "; writing to the backing file is suspended, what is above it waits for that";
+  } else if (how == "refaults") {
+    shrinks = "; there is no backing file, so it shrinks as pages are wanted back";
+  }
+  return absl::StrCat(
+      Printable(StringAt(result, "key", "?")), "=", Printable(StringAt(result, "value", "?")),
+      ": the pool holds ", FormatBytes(held), " of its limit of ", FormatBytes(limit), shrinks,
+      "; once full it accepts pages again at ", FormatBytes(CountAt(result, "accept_bytes")), "\n");
+}
+
 std::string RenderVersion(const json& version) {
   return absl::StrCat("zmemd ", Printable(StringAt(version, "version", "of unknown version")),
                       ", protocol ", IntegerAt(version, "protocol", 0), "\n");

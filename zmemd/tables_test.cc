@@ -137,6 +137,30 @@ TEST(RenderResults, AreOneLine) {
   EXPECT_EQ(RenderVersion({{"version", "0.1"}, {"protocol", 1}}), "zmemd 0.1, protocol 1\n");
 }
 
+TEST(RenderSet, SaysWhatBecomesOfWhatIsHeldAboveTheLimit) {
+  json result = {{"key", "max_pool_size"},
+                 {"value", "64M"},
+                 {"held_bytes", 126353408},
+                 {"limit_bytes", 67108864},
+                 {"accept_bytes", 60397920}};
+  auto text = [&](const char* shrinks_by) {
+    result["shrinks_by"] = shrinks_by;
+    return RenderSet(result);
+  };
+  const std::string held =
+      "max_pool_size=64M: the pool holds 120.5 MiB of its limit of 64.00 MiB; ";
+  const std::string accepts = "once full it accepts pages again at 57.60 MiB\n";
+  EXPECT_EQ(text("nothing"), held + accepts);
+  EXPECT_EQ(text("writeback"),
+            held + "what is above it is being written back to the backing file; " + accepts);
+  EXPECT_EQ(text("suspended writeback"), held +
+                                             "writing to the backing file is suspended, what is "
+                                             "above it waits for that; " +
+                                             accepts);
+  EXPECT_EQ(text("refaults"),
+            held + "there is no backing file, so it shrinks as pages are wanted back; " + accepts);
+}
+
 TEST(Render, SurvivesAnswersOfAnyShape) {
   const std::vector<json> odd = {
       nullptr,
@@ -152,7 +176,7 @@ TEST(Render, SurvivesAnswersOfAnyShape) {
     for (const std::string& text :
          {RenderStatus(answer), RenderProcesses(answer), RenderProcess(answer),
           RenderEvicted(1, answer), RenderDrained(1, answer), RenderThawed(1, answer),
-          RenderVersion(answer)}) {
+          RenderSet(answer), RenderVersion(answer)}) {
       EXPECT_EQ(text.back(), '\n') << answer;
     }
   }

@@ -32,6 +32,7 @@ constexpr char kFooter[] =
     "  zmemctl drain 1234               put everything back and stop managing it\n"
     "  zmemctl thaw 1234                put everything back for a debugger or a dump, until\n"
     "  zmemctl freeze 1234              lets pages be taken out again\n"
+    "  zmemctl set max_pool_size 1G     change the pool's limit until zmemd starts anew\n"
     "\nSizes: K, M, G are powers of 1024. RATIO is DATA (bytes taken out) over TOTAL (bytes "
     "held).\n"
     "\nExit codes: 0 done, 1 failed, 2 usage, 3 unknown or unmanaged PID, 4 no permission,\n"
@@ -59,10 +60,21 @@ std::string CheckPid(const std::string& text) {
 void AddCommand(CLI::App& app, Options& options, ControlCommand command, const char* description) {
   CLI::App* sub = app.add_subcommand(std::string(ControlCommandName(command)), description);
   sub->callback([&options, command] { options.request.command = command; });
-  if (!ControlCommandTakesPid(command)) return;
-  sub->add_option("PID", options.request.pid, "Number of a managed process")
-      ->required()
-      ->check(CLI::Validator(CheckPid, ""));
+  switch (ControlCommandArgument(command)) {
+    case ControlArgument::kNone:
+      break;
+    case ControlArgument::kPid:
+      sub->add_option("PID", options.request.pid, "Number of a managed process")
+          ->required()
+          ->check(CLI::Validator(CheckPid, ""));
+      break;
+    case ControlArgument::kSetting:
+      sub->add_option("KEY", options.request.key,
+                      "max_pool_percent, max_pool_size or accept_threshold_percent")
+          ->required();
+      sub->add_option("VALUE", options.request.value, "As in the configuration")->required();
+      break;
+  }
 }
 
 void Define(CLI::App& app, Options& options) {
@@ -82,6 +94,7 @@ void Define(CLI::App& app, Options& options) {
   AddCommand(app, options, ControlCommand::kThaw,
              "Put everything back and take nothing out of PID");
   AddCommand(app, options, ControlCommand::kFreeze, "Take pages out of PID again, after thaw");
+  AddCommand(app, options, ControlCommand::kSet, "Change a setting of the running daemon");
   AddCommand(app, options, ControlCommand::kVersion, "Show the daemon's version");
 }
 
@@ -125,6 +138,8 @@ std::string Render(const ControlRequest& request, const json& answer) {
       return RenderThawed(request.pid, answer);
     case ControlCommand::kFreeze:
       return RenderFrozen(request.pid);
+    case ControlCommand::kSet:
+      return RenderSet(answer);
     case ControlCommand::kVersion:
       return RenderVersion(answer);
   }

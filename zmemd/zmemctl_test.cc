@@ -32,7 +32,11 @@ class FakeHandler : public ControlHandler {
     if (request.pid == 404) return absl::NotFoundError("process 404 is not managed");
     if (request.pid == 403) return absl::PermissionDeniedError("process 403 is not yours");
     progress({1, 2});
+    if (request.value == "nonsense") return absl::InvalidArgumentError("that is nonsense");
     switch (request.command) {
+      case ControlCommand::kSet:
+        return json{
+            {"key", request.key}, {"value", request.value}, {"limit_bytes", uint64_t{1} << 30}};
       case ControlCommand::kPs:
         return json::array({{{"pid", 7}, {"comm", "a\x1b[1m"}}});
       case ControlCommand::kEvict:
@@ -129,6 +133,15 @@ TEST_F(ZmemctlTest, EveryCommandReachesTheDaemon) {
   EXPECT_TRUE(absl::StartsWith(RunServed("evict 5").out, "5: 3 pages (12.00 KiB) taken out"));
 }
 
+TEST_F(ZmemctlTest, ASettingReachesTheDaemonAndItsMeaningTheUser) {
+  Result result = RunServed("set max_pool_size 1G");
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out,
+            "max_pool_size=1G: the pool holds 0 B of its limit of 1.00 GiB; once full it accepts "
+            "pages again at 0 B\n");
+  EXPECT_EQ(RunServed("set max_pool_size nonsense").exit_code, 2);
+}
+
 TEST_F(ZmemctlTest, TheOptionOverridesTheEnvironment) {
   Listen();
   UniqueFd keep = std::move(listener_);
@@ -164,8 +177,9 @@ TEST_F(ZmemctlTest, ASocketThatMayNotBeUsedIsFour) {
 }
 
 TEST_F(ZmemctlTest, UsageErrorsAreTwoAndOneLine) {
-  for (const char* arguments : {"", "explode", "show", "show abc", "evict 0", "evict -- -5",
-                                "status extra", "--explode", "status ps", "--socket"}) {
+  for (const char* arguments :
+       {"", "explode", "show", "show abc", "evict 0", "evict -- -5", "status extra", "--explode",
+        "status ps", "--socket", "set", "set max_pool_size"}) {
     Result result = Run(arguments);
     EXPECT_EQ(result.exit_code, 2) << arguments;
     EXPECT_TRUE(absl::StartsWith(result.err, "zmemctl: ")) << result.err;

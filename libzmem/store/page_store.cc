@@ -72,7 +72,7 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
 }
 
 uint64_t PageStore::accept_bytes() const {
-  return pool_.limit_bytes() / 100 * options_.accept_threshold_percent;
+  return pool_.limit_bytes() / 100 * accept_threshold_percent_.load(std::memory_order_relaxed);
 }
 
 bool PageStore::PoolAccepts() {

@@ -39,6 +39,7 @@ class PageStore {
     // refused.
     size_t fat_bytes = kPageBytes;
     // Once the pool was full it takes nothing until it holds no more than this share of its limit.
+    // May be changed later.
     unsigned accept_threshold_percent = 90;
     BackingFile* backing = nullptr;
   };
@@ -69,7 +70,10 @@ class PageStore {
     uint64_t file_suspended_rejects = 0;
   };
 
-  PageStore(Zpool& pool, const Options& options) : pool_(pool), options_(options) {}
+  PageStore(Zpool& pool, const Options& options)
+      : pool_(pool),
+        options_(options),
+        accept_threshold_percent_(options.accept_threshold_percent) {}
 
   // Stores `page`; `entry` receives what a page-table entry then says. Nobody owns the object until
   // the entry is published: Release it if that fails. Never waits for the disk.
@@ -102,6 +106,10 @@ class PageStore {
   bool pool_full() const { return pool_full_.load(std::memory_order_relaxed); }
   // What it may hold to take pages again.
   uint64_t accept_bytes() const;
+  // 1..100. Takes effect at the next Put.
+  void set_accept_threshold_percent(unsigned percent) {
+    accept_threshold_percent_.store(percent, std::memory_order_relaxed);
+  }
 
   Zpool& pool() { return pool_; }
   BackingFile* backing() const { return options_.backing; }
@@ -119,6 +127,7 @@ class PageStore {
 
   Zpool& pool_;
   const Options options_;
+  std::atomic<unsigned> accept_threshold_percent_;
   std::atomic<bool> pool_full_{false};
   std::atomic<uint64_t> incompressible_rejects_{0};
   std::atomic<uint64_t> pool_full_rejects_{0};
