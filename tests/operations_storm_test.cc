@@ -35,9 +35,12 @@ using storm::WorldState;
 int storm_seconds = 60;
 uint64_t fixed_seed = 0;  // 0: the test's own
 bool unmanaged = false;
+std::string file;  // of the pool; empty: none
 
 // Takes out whatever it sees, all the time.
 constexpr char kAsFastAsItGoes[] = "[policy]\ncold_age=1ms\nscan_interval=10ms\nmin_resident=1M\n";
+// Most of what is taken out has no room in the pool.
+constexpr char kToAFile[] = "[pool]\nmax_pool_size=2M\n[backing]\nsize=64M\npath=";
 constexpr seconds kLongestStep(60);
 // Undisturbed it takes some thousand steps a second; neither side may hold the other up.
 constexpr uint64_t kLeastStepsPerS = 20;
@@ -119,7 +122,7 @@ class SharedFile {
 // meanwhile by a thread of its own. Sums up what it did.
 class Evictor {
  public:
-  Evictor() : daemon_({.config = kAsFastAsItGoes}) {}
+  Evictor() : daemon_({.config = kAsFastAsItGoes + (file.empty() ? "" : kToAFile + file + "\n")}) {}
   ~Evictor() { StopEvicting(); }
 
   const Daemon& daemon() const { return daemon_; }
@@ -362,6 +365,7 @@ int main(int argc, char** argv) {
   app.add_option("--minutes", minutes, "the same in minutes");
   app.add_option("--seed", zmem::fixed_seed, "one storm of this seed");
   app.add_flag("--unmanaged", zmem::unmanaged, "without zmem");
+  app.add_option("--file", zmem::file, "a backing file for what a small pool has no room for");
   CLI11_PARSE(app, argc, argv);
   if (minutes > 0) zmem::storm_seconds = minutes * 60;
   return RUN_ALL_TESTS();
