@@ -77,8 +77,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   server->upkeep_ =
       std::make_unique<Upkeep>(*server->store_, server->clock_,
                                Upkeep::Options{.writeback_age_ns = config.writeback_age_ns});
-  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
-      Housekeeper::Start(*server->upkeep_, [raw = server.get()] { return raw->StoredProcesses(); });
+  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper = Housekeeper::Start(
+      *server->upkeep_, *server->pool_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
