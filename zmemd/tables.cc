@@ -284,7 +284,10 @@ std::string RenderStatus(const json& status) {
   summary.Add("held", absl::StrCat(FormatBytes(held), ", ", Percent(held, limit),
                                    " of the pool's limit of ", FormatBytes(limit)));
   summary.Add("metadata", FormatBytes(CountAt(status, "metadata_bytes")));
-  summary.Add("ratio", absl::StrCat(Ratio(original, held), " (stored to held)"));
+  // What is on disk is stored too, but is none of the pool's merit.
+  uint64_t on_disk = CountAt(ObjectAt(status, "backing"), "disk_pages") * kPageBytes;
+  summary.Add("ratio", absl::StrCat(Ratio(original - std::min(on_disk, original), held),
+                                    " (stored in memory to held)"));
   summary.Add("same-filled", PagesAndBytes(CountAt(pool, "same_filled_pages")));
   summary.Add("faults", FormatCount(CountAt(status, "faults_total")));
   summary.Add("fault latency", Latency(ObjectAt(status, "fault_latency_ns")));

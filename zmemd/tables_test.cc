@@ -119,7 +119,7 @@ TEST(RenderStatus, SumsUp) {
             "compressed       98.41 MiB\n"
             "held             103.2 MiB, 3.2 % of the pool's limit of 3.12 GiB\n"
             "metadata         1.23 MiB\n"
-            "ratio            4.00 (stored to held)\n"
+            "ratio            4.00 (stored in memory to held)\n"
             "same-filled      1,234 pages (4.82 MiB)\n"
             "faults           12,345\n"
             "fault latency    p50 3.31 µs, p99 10.20 µs, max 1.20 ms\n"
@@ -130,7 +130,8 @@ TEST(RenderStatus, SumsUp) {
 }
 
 TEST(RenderStatus, HasASectionForTheBackingFile) {
-  json status = json::parse(R"({"backing": {
+  json status = json::parse(R"({"pool": {"original_bytes": 81920, "held_bytes": 16384},
+    "backing": {"disk_pages": 10,
     "path": "/var/lib/zmem/backing", "size_bytes": 1073741824, "held_bytes": 107374182,
     "live_bytes": 52428800, "objects": 20000, "bytes_read": 8192, "reads": 3,
     "bytes_written": 62914560, "writes": 22000, "daily_left_bytes": 1048576, "fat_pages": 1,
@@ -138,6 +139,7 @@ TEST(RenderStatus, HasASectionForTheBackingFile) {
     "limit_rejects": 6, "suspended_rejects": 7, "read_errors": 8, "write_errors": 9,
     "checksum_errors": 10, "suspended": true}})");
   std::string text = RenderStatus(status);
+  EXPECT_TRUE(absl::StrContains(text, "ratio            2.50 (stored in memory")) << text;
   EXPECT_EQ(text.substr(text.find("backing file")),
             "backing file     /var/lib/zmem/backing  WRITING IS SUSPENDED\n"
             "  size           1.00 GiB\n"
