@@ -25,6 +25,7 @@ constexpr CommandInfo kCommands[] = {
     {ControlCommand::kDrain, "drain", ControlArgument::kPid},
     {ControlCommand::kThaw, "thaw", ControlArgument::kPid},
     {ControlCommand::kFreeze, "freeze", ControlArgument::kPid},
+    {ControlCommand::kHistogram, "histogram", ControlArgument::kPidIfAny},
     {ControlCommand::kSet, "set", ControlArgument::kSetting},
     {ControlCommand::kVersion, "version", ControlArgument::kNone},
 };
@@ -52,6 +53,9 @@ absl::StatusOr<ControlRequest> ParseArgument(const CommandInfo& info, const json
   switch (info.argument) {
     case ControlArgument::kNone:
       return request;
+    case ControlArgument::kPidIfAny:
+      if (!parsed.contains("pid")) return request;
+      [[fallthrough]];
     case ControlArgument::kPid: {
       int64_t pid = IntegerAt(parsed, "pid", 0);
       if (pid < 1 || pid > INT_MAX) {

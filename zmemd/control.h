@@ -36,26 +36,27 @@ inline constexpr size_t kMaxControlPacketBytes = 64 << 10;
 inline constexpr size_t kMaxControlAnswerBytes = 64 << 20;
 
 enum class ControlCommand {
-  kStatus,   // the whole status object
-  kPs,       // an array of processes
-  kShow,     // one process; takes a pid
-  kEvict,    // take out everything that may be taken; takes a pid
-  kDrain,    // put everything back and stop managing; takes a pid
-  kThaw,     // put everything back and take nothing out until kFreeze; takes a pid
-  kFreeze,   // take pages out again; takes a pid
-  kSet,      // change a setting; takes a key and a value
-  kVersion,  // of the daemon and its protocol
+  kStatus,     // the whole status object
+  kPs,         // an array of processes
+  kShow,       // one process; takes a pid
+  kEvict,      // take out everything that may be taken; takes a pid
+  kDrain,      // put everything back and stop managing; takes a pid
+  kThaw,       // put everything back and take nothing out until kFreeze; takes a pid
+  kFreeze,     // take pages out again; takes a pid
+  kHistogram,  // sizes of stored objects; takes a pid, or none for all processes
+  kSet,        // change a setting; takes a key and a value
+  kVersion,    // of the daemon and its protocol
 };
 
 // The word on the wire and on the command line.
 absl::string_view ControlCommandName(ControlCommand command);
 // What comes with a command.
-enum class ControlArgument { kNone, kPid, kSetting };
+enum class ControlArgument { kNone, kPid, kPidIfAny, kSetting };
 ControlArgument ControlCommandArgument(ControlCommand command);
 
 struct ControlRequest {
   ControlCommand command = ControlCommand::kStatus;
-  pid_t pid = 0;  // 0 where the command takes none
+  pid_t pid = 0;  // 0 where the command takes none, or was given none
   // A key of the configuration and its value, as they would stand there; of kSetting.
   std::string key;
   std::string value;

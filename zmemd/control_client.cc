@@ -58,6 +58,9 @@ absl::Status SendRequest(int fd, const ControlRequest& request) {
   switch (ControlCommandArgument(request.command)) {
     case ControlArgument::kNone:
       break;
+    case ControlArgument::kPidIfAny:
+      if (request.pid != 0) text["pid"] = request.pid;
+      break;
     case ControlArgument::kPid:
       text["pid"] = request.pid;
       break;

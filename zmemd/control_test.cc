@@ -145,6 +145,15 @@ TEST(Control, ProgressArrivesBeforeTheAnswer) {
   EXPECT_EQ(seen, (std::vector<uint64_t>{1, 2, 3}));
 }
 
+TEST(Control, AHistogramIsOfOneProcessOrOfAll) {
+  for (pid_t pid : {0, 5}) {
+    FakeHandler handler;
+    EXPECT_TRUE(CallServer(handler, {ControlCommand::kHistogram, pid}).ok());
+    EXPECT_EQ(handler.last_request.command, ControlCommand::kHistogram);
+    EXPECT_EQ(handler.last_request.pid, pid);
+  }
+}
+
 TEST(Control, ASettingTravelsAsItWasTyped) {
   FakeHandler handler;
   std::string value = "1\xff\"G\n";
@@ -181,7 +190,7 @@ TEST(ControlServer, RefusesWhatIsNoRequest) {
   for (std::string request :
        {"{", "{}", "[]", "nonsense", "{\"schema\":2,\"command\":\"ps\"}",
         "{\"schema\":\"1\",\"command\":\"ps\"}", "{\"schema\":1}", "{\"schema\":1,\"command\":7}",
-        "{\"schema\":1,\"command\":\"set\"}",
+        "{\"schema\":1,\"command\":\"histogram\",\"pid\":0}", "{\"schema\":1,\"command\":\"set\"}",
         "{\"schema\":1,\"command\":\"set\",\"key\":7,\"value\":7}",
         "{\"schema\":1,\"command\":\"explode\"}", "{\"schema\":1,\"command\":\"show\"}",
         "{\"schema\":1,\"command\":\"show\",\"pid\":\"7\"}",

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
 #include <system_error>
 #include <utility>
@@ -13,12 +14,17 @@ namespace {
 
 // How often it is looked whether there is something to do, which costs a few microseconds.
 constexpr std::chrono::milliseconds kPeriod{1000};
+// The same while a pool above its limit shrinks: the file's buffers take a few MiB, and then the
+// disk needs a moment.
+constexpr std::chrono::milliseconds kShrinkingPeriod{50};
+// A pool that is no smaller after so many looks does not shrink: its file is full or suspended.
+constexpr int kFruitlessLooks = 20;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Housekeeper>> Housekeeper::Start(Upkeep& upkeep,
+absl::StatusOr<std::unique_ptr<Housekeeper>> Housekeeper::Start(Upkeep& upkeep, const Zpool& pool,
                                                                 Upkeep::ProcessesFn processes) {
-  std::unique_ptr<Housekeeper> keeper(new Housekeeper(upkeep, std::move(processes)));
+  std::unique_ptr<Housekeeper> keeper(new Housekeeper(upkeep, pool, std::move(processes)));
   try {
     keeper->thread_ = std::thread([raw = keeper.get()] {
       pthread_setname_np(pthread_self(), "zmem-upkeep");
@@ -46,10 +52,18 @@ void Housekeeper::Wake() {
 }
 
 void Housekeeper::Run() {
+  uint64_t held_before = 0;
+  int fruitless_looks = kFruitlessLooks;
   for (;;) {
+    uint64_t held = pool_.held_bytes();
+    fruitless_looks = held < held_before ? 0 : std::min(fruitless_looks + 1, kFruitlessLooks);
+    held_before = held;
+    bool is_shrinking = held > pool_.limit_bytes() && fruitless_looks < kFruitlessLooks;
     {
       MutexLock lock(mutex_);
-      if (!woken_ && !stop_.load(std::memory_order_acquire)) changed_.wait_for(mutex_, kPeriod);
+      if (!woken_ && !stop_.load(std::memory_order_acquire)) {
+        changed_.wait_for(mutex_, is_shrinking ? kShrinkingPeriod : kPeriod);
+      }
       woken_ = false;
     }
     if (stop_.load(std::memory_order_acquire)) return;

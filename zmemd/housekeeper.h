@@ -9,15 +9,16 @@
 
 #include "absl/status/statusor.h"
 #include "libzmem/base/mutex.h"
+#include "libzmem/pool/zpool.h"
 #include "libzmem/store/upkeep.h"
 
 namespace zmem {
 
 class Housekeeper {
  public:
-  // `processes` is called from the thread.
+  // `processes` is called from the thread. `pool` is the one that `upkeep` keeps.
   // Errors: ResourceExhausted if no thread can be started.
-  static absl::StatusOr<std::unique_ptr<Housekeeper>> Start(Upkeep& upkeep,
+  static absl::StatusOr<std::unique_ptr<Housekeeper>> Start(Upkeep& upkeep, const Zpool& pool,
                                                             Upkeep::ProcessesFn processes);
   // Looks for work now. Returns at once.
   void Wake();
@@ -25,11 +26,12 @@ class Housekeeper {
   ~Housekeeper();
 
  private:
-  Housekeeper(Upkeep& upkeep, Upkeep::ProcessesFn processes)
-      : upkeep_(upkeep), processes_(std::move(processes)) {}
+  Housekeeper(Upkeep& upkeep, const Zpool& pool, Upkeep::ProcessesFn processes)
+      : upkeep_(upkeep), pool_(pool), processes_(std::move(processes)) {}
   void Run();
 
   Upkeep& upkeep_;
+  const Zpool& pool_;
   const Upkeep::ProcessesFn processes_;
   std::atomic<bool> stop_{false};
   Mutex mutex_;

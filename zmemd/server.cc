@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "zmemd/kernel_check.h"
+#include "zmemd/size_histogram.h"
 #include "zmemd/version.h"
 
 namespace zmem {
@@ -29,6 +30,12 @@ constexpr uint64_t kMaxChunks = uint64_t{1} << 23;
 constexpr uint64_t kPoolReservedBytes = uint64_t{1} << 40;
 constexpr int kSweepPeriodMs = 500;
 constexpr int kFirstByteTimeoutMs = 5000;
+
+// null without a limit.
+nlohmann::json DailyLeft(const BackingFile::Stats& file) {
+  if (file.daily_bytes_left == UINT64_MAX) return nullptr;
+  return file.daily_bytes_left;
+}
 
 }  // namespace
 
@@ -77,8 +84,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   server->upkeep_ =
       std::make_unique<Upkeep>(*server->store_, server->clock_,
                                Upkeep::Options{.writeback_age_ns = config.writeback_age_ns});
-  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
-      Housekeeper::Start(*server->upkeep_, [raw = server.get()] { return raw->StoredProcesses(); });
+  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper = Housekeeper::Start(
+      *server->upkeep_, *server->pool_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
@@ -319,6 +326,7 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
   if (request.command == ControlCommand::kStatus) return Status(peer);
   if (request.command == ControlCommand::kPs) return Processes(peer);
   if (request.command == ControlCommand::kSet) return Set(request, peer);
+  if (request.command == ControlCommand::kHistogram) return Histogram(request.pid, peer);
 
   absl::StatusOr<std::shared_ptr<Session>> session = FindForControl(request.pid, peer);
   if (!session.ok()) return session.status();
@@ -387,19 +395,25 @@ nlohmann::json Server::Processes(const ControlPeer& peer) const {
   return processes;
 }
 
+absl::StatusOr<nlohmann::json> Server::Histogram(pid_t pid, const ControlPeer& peer) const {
+  SizeHistogram histogram;
+  if (pid != 0) {
+    absl::StatusOr<std::shared_ptr<Session>> session = FindForControl(pid, peer);
+    if (!session.ok()) return session.status();
+    histogram.Add((*session)->process().table);
+    return histogram.ToJson();
+  }
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (session->ended() || (peer.uid != 0 && peer.uid != session->uid())) continue;
+    histogram.Add(session->process().table);
+  }
+  return histogram.ToJson();
+}
+
 nlohmann::json Server::Status(const ControlPeer& peer) const {
-  Zpool::Stats pool = pool_->stats();
-  PageStore::Stats store = store_->stats();
-  Upkeep::Stats upkeep = upkeep_->stats();
-  uint64_t stored_pages = 0;
-  uint64_t same_filled_pages = 0;
-  uint64_t faults = 0;
+  uint64_t faults = Sum(&ProcessCounters::faults_total);
   LatencyHistogram latency;
   for (const std::shared_ptr<Session>& session : Sessions()) {
-    const ProcessCounters& counters = session->process().counters;
-    stored_pages += counters.stored_pages;
-    same_filled_pages += counters.same_filled_pages;
-    faults += counters.faults_total;
     latency.Merge(session->process().fault_latency);
   }
   latency.Merge(past_latency_);
@@ -408,22 +422,7 @@ nlohmann::json Server::Status(const ControlPeer& peer) const {
     faults += past_faults_;
   }
   return {{"schema", 1},
-          {"pool",
-           {{"compressor", config_.compressor},
-            {"held_bytes", pool.held_bytes},
-            {"compressed_bytes", pool.live_bytes},
-            {"original_bytes", stored_pages * kPageBytes},
-            {"limit_bytes", pool.limit_bytes},
-            {"accept_bytes", store_->accept_bytes()},
-            {"objects", pool.objects},
-            {"same_filled_pages", same_filled_pages},
-            {"incompressible_rejects", store.incompressible_rejects},
-            {"pool_full_rejects", store.pool_full_rejects},
-            {"limit_rejects", pool.limit_rejects},
-            {"reclaimable_bytes", pool.reclaimable_bytes},
-            {"compaction_rounds", upkeep.compaction_rounds},
-            {"compacted_objects", upkeep.compacted_objects},
-            {"compacted_bytes", upkeep.compacted_bytes}}},
+          {"pool", DescribePool()},
           {"backing", DescribeBacking()},
           {"metadata_bytes", metadata_bytes()},
           {"faults_total", faults},
@@ -432,6 +431,35 @@ nlohmann::json Server::Status(const ControlPeer& peer) const {
             {"p99", latency.Percentile(99)},
             {"max", latency.max_ns()}}},
           {"processes", Processes(peer)}};
+}
+
+uint64_t Server::Sum(std::atomic<uint64_t> ProcessCounters::*counter) const {
+  uint64_t sum = 0;
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    sum += session->process().counters.*counter;
+  }
+  return sum;
+}
+
+nlohmann::json Server::DescribePool() const {
+  Zpool::Stats pool = pool_->stats();
+  PageStore::Stats store = store_->stats();
+  Upkeep::Stats upkeep = upkeep_->stats();
+  return {{"compressor", config_.compressor},
+          {"held_bytes", pool.held_bytes},
+          {"compressed_bytes", pool.live_bytes},
+          {"original_bytes", Sum(&ProcessCounters::stored_pages) * kPageBytes},
+          {"limit_bytes", pool.limit_bytes},
+          {"accept_bytes", store_->accept_bytes()},
+          {"objects", pool.objects},
+          {"same_filled_pages", Sum(&ProcessCounters::same_filled_pages)},
+          {"incompressible_rejects", store.incompressible_rejects},
+          {"pool_full_rejects", store.pool_full_rejects},
+          {"limit_rejects", pool.limit_rejects},
+          {"reclaimable_bytes", pool.reclaimable_bytes},
+          {"compaction_rounds", upkeep.compaction_rounds},
+          {"compacted_objects", upkeep.compacted_objects},
+          {"compacted_bytes", upkeep.compacted_bytes}};
 }
 
 nlohmann::json Server::DescribeBacking() const {
@@ -460,6 +488,8 @@ nlohmann::json Server::DescribeBacking() const {
           {"read_errors", file.io_errors_read},
           {"write_errors", file.io_errors_write},
           {"checksum_errors", file.checksum_errors},
+          {"daily_left_bytes", DailyLeft(file)},
+          {"disk_pages", Sum(&ProcessCounters::disk_pages)},
           {"suspended", file.is_suspended}};
 }
 

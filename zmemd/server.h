@@ -78,7 +78,12 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   absl::StatusOr<nlohmann::json> Set(const ControlRequest& request, const ControlPeer& peer);
   nlohmann::json Status(const ControlPeer& peer) const;
   nlohmann::json Processes(const ControlPeer& peer) const;
+  // Sizes of stored objects of one process, or of all that are the peer's.
+  absl::StatusOr<nlohmann::json> Histogram(pid_t pid, const ControlPeer& peer) const;
+  nlohmann::json DescribePool() const;
   nlohmann::json DescribeBacking() const;
+  // The sum of one counter over all processes.
+  uint64_t Sum(std::atomic<uint64_t> ProcessCounters::*counter) const;
   uint64_t metadata_bytes() const;
 
   // Connections served at once: more than a host has programs; a flood beyond it is turned away.

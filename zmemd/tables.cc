@@ -1,6 +1,7 @@
 #include "zmemd/tables.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "absl/strings/ascii.h"
@@ -134,6 +135,89 @@ std::string FieldLabel(absl::string_view key) {
   return absl::StrReplaceAll(Printable(key), {{"_", " "}});
 }
 
+// What the pool did not take, and what compaction did.
+void AddPoolWork(const json& pool, Summary& summary) {
+  // Every refusal by the pool's limit begins one that lasts until the pool has shrunk.
+  uint64_t full = CountAt(pool, "pool_full_rejects");
+  uint64_t at_limit = std::min(CountAt(pool, "limit_rejects"), full);
+  summary.Add("refused by pool",
+              absl::StrCat(FormatCount(at_limit), " at its limit, ", FormatCount(full - at_limit),
+                           " after that until it had shrunk to ",
+                           FormatBytes(CountAt(pool, "accept_bytes"))));
+  summary.Add("incompressible",
+              absl::StrCat(Pages(CountAt(pool, "incompressible_rejects")), " left in programs"));
+  summary.Add("compaction",
+              absl::StrCat(FormatCount(CountAt(pool, "compaction_rounds")), " rounds gave back ",
+                           FormatBytes(CountAt(pool, "compacted_bytes")), "; ",
+                           FormatBytes(CountAt(pool, "reclaimable_bytes")), " to be gained now"));
+}
+
+void AddBackingTraffic(const json& file, Summary& summary) {
+  summary.Add("  read", absl::StrCat(FormatBytes(CountAt(file, "bytes_read")), ", ",
+                                     FormatCount(CountAt(file, "reads")), " objects"));
+  std::string left;
+  if (file.contains("daily_left_bytes") && !file["daily_left_bytes"].is_null()) {
+    left = absl::StrCat("; ", FormatBytes(CountAt(file, "daily_left_bytes")), " left for the day");
+  }
+  summary.Add("  written", absl::StrCat(FormatBytes(CountAt(file, "bytes_written")), ", ",
+                                        FormatCount(CountAt(file, "writes")), " objects", left));
+  summary.Add("  came as",
+              absl::StrCat(Pages(CountAt(file, "fat_pages")), " too fat, ",
+                           FormatCount(CountAt(file, "spilled_pages")), " past a full pool, ",
+                           FormatCount(CountAt(file, "written_back_pages")), " from the pool"));
+  summary.Add("  refused",
+              absl::StrCat(FormatCount(CountAt(file, "busy_rejects")), " busy, ",
+                           FormatCount(CountAt(file, "full_rejects")), " full, ",
+                           FormatCount(CountAt(file, "limit_rejects")), " over the daily limit, ",
+                           FormatCount(CountAt(file, "suspended_rejects")), " suspended"));
+  summary.Add("  errors",
+              absl::StrCat(FormatCount(CountAt(file, "read_errors")), " reading, ",
+                           FormatCount(CountAt(file, "write_errors")), " writing, ",
+                           FormatCount(CountAt(file, "checksum_errors")), " wrong checksums"));
+}
+
+void AddBacking(const json& status, Summary& summary) {
+  json file = ObjectAt(status, "backing");
+  if (file.empty()) return summary.Add("backing file", "none");
+  auto suspended = file.find("suspended");
+  bool is_suspended = suspended != file.end() && *suspended == json(true);
+  summary.Add("backing file", absl::StrCat(Printable(StringAt(file, "path", "-")),
+                                           is_suspended ? "  WRITING IS SUSPENDED" : ""));
+  uint64_t size = CountAt(file, "size_bytes");
+  uint64_t held = CountAt(file, "held_bytes");
+  summary.Add("  size", FormatBytes(size));
+  summary.Add("  used", absl::StrCat(FormatBytes(held), ", ", Percent(held, size)));
+  summary.Add("  live", absl::StrCat(FormatBytes(CountAt(file, "live_bytes")), " in ",
+                                     FormatCount(CountAt(file, "objects")), " objects"));
+  AddBackingTraffic(file, summary);
+}
+
+uint64_t Sum(const json& counts) {
+  uint64_t sum = 0;
+  if (counts.is_array()) {
+    for (const json& count : counts) sum += CountOf(count);
+  }
+  return sum;
+}
+
+// A bar for each row of a histogram, the longest of kBarPlaces; a row that is not empty has one
+// place at least. `all` is what shares are of.
+std::string Bars(const json& pages, uint64_t row_bytes, uint64_t all) {
+  constexpr uint64_t kBarPlaces = 40;
+  if (!pages.is_array()) return "";
+  uint64_t most = 1;
+  for (const json& count : pages) most = std::max(most, CountOf(count));
+  Table table({{"BYTES"}, {"PAGES"}, {"SHARE"}, {"", Table::Align::kLeft}});
+  for (size_t row = 0; row < pages.size(); ++row) {
+    uint64_t count = CountOf(pages[row]);
+    double part = static_cast<double>(count) / static_cast<double>(most);
+    auto places = static_cast<size_t>(std::ceil(part * kBarPlaces));
+    table.AddRow({absl::StrCat(row * row_bytes + 1, "-", (row + 1) * row_bytes), FormatCount(count),
+                  Percent(count, all), std::string(places, '#')});
+  }
+  return table.Render();
+}
+
 }  // namespace
 
 std::string Table::Render() const {
@@ -200,10 +284,15 @@ std::string RenderStatus(const json& status) {
   summary.Add("held", absl::StrCat(FormatBytes(held), ", ", Percent(held, limit),
                                    " of the pool's limit of ", FormatBytes(limit)));
   summary.Add("metadata", FormatBytes(CountAt(status, "metadata_bytes")));
-  summary.Add("ratio", absl::StrCat(Ratio(original, held), " (stored to held)"));
+  // What is on disk is stored too, but is none of the pool's merit.
+  uint64_t on_disk = CountAt(ObjectAt(status, "backing"), "disk_pages") * kPageBytes;
+  summary.Add("ratio", absl::StrCat(Ratio(original - std::min(on_disk, original), held),
+                                    " (stored in memory to held)"));
   summary.Add("same-filled", PagesAndBytes(CountAt(pool, "same_filled_pages")));
   summary.Add("faults", FormatCount(CountAt(status, "faults_total")));
   summary.Add("fault latency", Latency(ObjectAt(status, "fault_latency_ns")));
+  AddPoolWork(pool, summary);
+  AddBacking(status, summary);
   return summary.Render();
 }
 
@@ -221,6 +310,7 @@ std::string RenderProcesses(const json& processes) {
                {"TOTAL"},
                {"RATIO"},
                {"SAME"},
+               {"DISK"},
                {"FAULTS"},
                {"P50"},
                {"P99"}});
@@ -232,6 +322,7 @@ std::string RenderProcesses(const json& processes) {
                   CompactBytes(process, "compressed_bytes"), CompactBytes(process, "held_bytes"),
                   Ratio(CountAt(process, "original_bytes"), CountAt(process, "held_bytes")),
                   absl::StrCat(CountAt(process, "same_filled_pages")),
+                  absl::StrCat(CountAt(process, "disk_pages")),
                   absl::StrCat(CountAt(process, "faults_total")), CompactLatency(latency_ns, "p50"),
                   CompactLatency(latency_ns, "p99")});
   }
@@ -251,7 +342,10 @@ std::string RenderProcess(const json& process) {
                                     "stored_pages",
                                     "staged_pages",
                                     "same_filled_pages",
+                                    "disk_pages",
+                                    "disk_bytes",
                                     "faults_total",
+                                    "disk_faults",
                                     "fault_latency_ns"};
   Summary summary;
   for (const char* key : kFirst) {
@@ -288,6 +382,34 @@ std::string RenderThawed(pid_t pid, const json& result) {
 }
 
 std::string RenderFrozen(pid_t pid) { return absl::StrCat(pid, ": pages are taken out again\n"); }
+
+std::string RenderHistogram(const json& histogram) {
+  json none = json::array();
+  const json& in_pool =
+      histogram.is_object() && histogram.contains("pool_pages") ? histogram["pool_pages"] : none;
+  const json& on_disk =
+      histogram.is_object() && histogram.contains("disk_pages") ? histogram["disk_pages"] : none;
+  uint64_t row_bytes = CountAt(histogram, "row_bytes");
+  uint64_t same_filled = CountAt(histogram, "same_filled_pages");
+  uint64_t pool_pages = Sum(in_pool);
+  uint64_t disk_pages = Sum(on_disk);
+  uint64_t all = same_filled + pool_pages + disk_pages;
+  auto share = [all](uint64_t pages) {
+    return absl::StrCat(PagesAndBytes(pages), all == 0 ? "" : ", ",
+                        all == 0 ? "" : Percent(pages, all));
+  };
+  Summary summary;
+  summary.Add("stored", PagesAndBytes(all));
+  summary.Add("same-filled", share(same_filled));
+  summary.Add("in the pool", share(pool_pages));
+  summary.Add("on disk", share(disk_pages));
+  std::string text = summary.Render();
+  if (pool_pages > 0)
+    absl::StrAppend(&text, "\nin the pool, by compressed size\n", Bars(in_pool, row_bytes, all));
+  if (disk_pages > 0)
+    absl::StrAppend(&text, "\non disk, by compressed size\n", Bars(on_disk, row_bytes, all));
+  return text;
+}
 
 std::string RenderSet(const json& result) {
   uint64_t held = CountAt(result, "held_bytes");

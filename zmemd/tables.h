@@ -50,6 +50,7 @@ std::string RenderEvicted(pid_t pid, const nlohmann::json& result);
 std::string RenderDrained(pid_t pid, const nlohmann::json& result);
 std::string RenderThawed(pid_t pid, const nlohmann::json& result);
 std::string RenderFrozen(pid_t pid);
+std::string RenderHistogram(const nlohmann::json& histogram);
 std::string RenderSet(const nlohmann::json& result);
 std::string RenderVersion(const nlohmann::json& version);
 

@@ -18,7 +18,7 @@ json Process() {
     "pid": 1234, "comm": "redis-server", "state": "managed", "algorithm": "lz4",
     "resident_bytes": 12582912, "stored_pages": 105548, "staged_pages": 12,
     "original_bytes": 432327884, "compressed_bytes": 103190000, "held_bytes": 108210000,
-    "same_filled_pages": 1234, "faults_total": 12345,
+    "same_filled_pages": 1234, "disk_pages": 56, "disk_bytes": 204800, "faults_total": 12345,
     "fault_latency_ns": {"p50": 3310, "p99": 10200, "max": 1204000}})");
 }
 
@@ -60,13 +60,14 @@ TEST(FormatCount, SeparatesThousands) {
 
 TEST(RenderProcesses, HasZramctlsColumns) {
   json idle = {{"pid", 7}, {"comm", "evil\x1b[31m"}, {"algorithm", "lz4"}};
-  EXPECT_EQ(RenderProcesses(json::array({Process(), idle})),
-            " PID  COMM          ALGORITHM     RSS    DATA   COMPR   TOTAL  RATIO  SAME  FAULTS"
-            "     P50      P99\n"
-            "1234  redis-server  lz4        12.00M  412.3M  98.41M  103.2M   4.00  1234   12345"
-            "  3.31µs  10.20µs\n"
-            "   7  evil\\x1b[31m  lz4            0B      0B      0B      0B      -     0       0"
-            "       -        -\n");
+  EXPECT_EQ(
+      RenderProcesses(json::array({Process(), idle})),
+      " PID  COMM          ALGORITHM     RSS    DATA   COMPR   TOTAL  RATIO  SAME  DISK  FAULTS"
+      "     P50      P99\n"
+      "1234  redis-server  lz4        12.00M  412.3M  98.41M  103.2M   4.00  1234    56   12345"
+      "  3.31µs  10.20µs\n"
+      "   7  evil\\x1b[31m  lz4            0B      0B      0B      0B      -     0     0       0"
+      "       -        -\n");
 }
 
 TEST(RenderProcesses, SaysSoWhenThereAreNone) {
@@ -92,6 +93,8 @@ TEST(RenderProcess, ShowsWhateverTheDaemonTells) {
             "stored pages          105,548\n"
             "staged pages          12\n"
             "same filled pages     1,234\n"
+            "disk pages            56\n"
+            "disk                  200.0 KiB\n"
             "faults total          12,345\n"
             "fault latency         p50 3.31 µs, p99 10.20 µs, max 1.20 ms\n"
             "cold age              30.00 s\n"
@@ -103,21 +106,80 @@ TEST(RenderStatus, SumsUp) {
   json status = json::parse(R"({"schema": 1,
     "pool": {"compressor": "lz4", "held_bytes": 108210000, "compressed_bytes": 103190000,
              "original_bytes": 432327884, "limit_bytes": 3350000000, "objects": 105548,
-             "same_filled_pages": 1234},
+             "same_filled_pages": 1234, "accept_bytes": 3015000000,
+             "incompressible_rejects": 1, "pool_full_rejects": 1700, "limit_rejects": 200,
+             "compaction_rounds": 3, "compacted_bytes": 4096, "reclaimable_bytes": 8192},
     "metadata_bytes": 1290000, "faults_total": 12345,
     "fault_latency_ns": {"p50": 3310, "p99": 10200, "max": 1204000}})");
   status["processes"] = json::array({Process()});
   EXPECT_EQ(RenderStatus(status),
-            "processes      1 managed\n"
-            "compressor     lz4\n"
-            "stored         412.3 MiB of program memory in 105,548 objects\n"
-            "compressed     98.41 MiB\n"
-            "held           103.2 MiB, 3.2 % of the pool's limit of 3.12 GiB\n"
-            "metadata       1.23 MiB\n"
-            "ratio          4.00 (stored to held)\n"
-            "same-filled    1,234 pages (4.82 MiB)\n"
-            "faults         12,345\n"
-            "fault latency  p50 3.31 µs, p99 10.20 µs, max 1.20 ms\n");
+            "processes        1 managed\n"
+            "compressor       lz4\n"
+            "stored           412.3 MiB of program memory in 105,548 objects\n"
+            "compressed       98.41 MiB\n"
+            "held             103.2 MiB, 3.2 % of the pool's limit of 3.12 GiB\n"
+            "metadata         1.23 MiB\n"
+            "ratio            4.00 (stored in memory to held)\n"
+            "same-filled      1,234 pages (4.82 MiB)\n"
+            "faults           12,345\n"
+            "fault latency    p50 3.31 µs, p99 10.20 µs, max 1.20 ms\n"
+            "refused by pool  200 at its limit, 1,500 after that until it had shrunk to 2.81 GiB\n"
+            "incompressible   1 page left in programs\n"
+            "compaction       3 rounds gave back 4.00 KiB; 8.00 KiB to be gained now\n"
+            "backing file     none\n");
+}
+
+TEST(RenderStatus, HasASectionForTheBackingFile) {
+  json status = json::parse(R"({"pool": {"original_bytes": 81920, "held_bytes": 16384},
+    "backing": {"disk_pages": 10,
+    "path": "/var/lib/zmem/backing", "size_bytes": 1073741824, "held_bytes": 107374182,
+    "live_bytes": 52428800, "objects": 20000, "bytes_read": 8192, "reads": 3,
+    "bytes_written": 62914560, "writes": 22000, "daily_left_bytes": 1048576, "fat_pages": 1,
+    "spilled_pages": 2, "written_back_pages": 3, "busy_rejects": 4, "full_rejects": 5,
+    "limit_rejects": 6, "suspended_rejects": 7, "read_errors": 8, "write_errors": 9,
+    "checksum_errors": 10, "suspended": true}})");
+  std::string text = RenderStatus(status);
+  EXPECT_TRUE(absl::StrContains(text, "ratio            2.50 (stored in memory")) << text;
+  EXPECT_EQ(text.substr(text.find("backing file")),
+            "backing file     /var/lib/zmem/backing  WRITING IS SUSPENDED\n"
+            "  size           1.00 GiB\n"
+            "  used           102.4 MiB, 10.0 %\n"
+            "  live           50.00 MiB in 20,000 objects\n"
+            "  read           8.00 KiB, 3 objects\n"
+            "  written        60.00 MiB, 22,000 objects; 1.00 MiB left for the day\n"
+            "  came as        1 page too fat, 2 past a full pool, 3 from the pool\n"
+            "  refused        4 busy, 5 full, 6 over the daily limit, 7 suspended\n"
+            "  errors         8 reading, 9 writing, 10 wrong checksums\n");
+  status["backing"]["suspended"] = false;
+  status["backing"]["daily_left_bytes"] = nullptr;
+  text = RenderStatus(status);
+  EXPECT_FALSE(absl::StrContains(text, "SUSPENDED"));
+  EXPECT_FALSE(absl::StrContains(text, "left for the day"));
+}
+
+TEST(RenderHistogram, HasABarForEverySizeOfBothTiers) {
+  json histogram = {{"row_bytes", 2048},
+                    {"same_filled_pages", 100},
+                    {"pool_pages", {299, 1}},
+                    {"disk_pages", {0, 600}}};
+  EXPECT_EQ(RenderHistogram(histogram),
+            "stored       1,000 pages (3.91 MiB)\n"
+            "same-filled  100 pages (400.0 KiB), 10.0 %\n"
+            "in the pool  300 pages (1.17 MiB), 30.0 %\n"
+            "on disk      600 pages (2.34 MiB), 60.0 %\n"
+            "\nin the pool, by compressed size\n"
+            "    BYTES  PAGES   SHARE\n"
+            "   1-2048    299  29.9 %  ########################################\n"
+            "2049-4096      1   0.1 %  #\n"
+            "\non disk, by compressed size\n"
+            "    BYTES  PAGES   SHARE\n"
+            "   1-2048      0   0.0 %\n"
+            "2049-4096    600  60.0 %  ########################################\n");
+  EXPECT_EQ(RenderHistogram({{"row_bytes", 256}, {"pool_pages", {0}}, {"disk_pages", {0}}}),
+            "stored       0 pages (0 B)\n"
+            "same-filled  0 pages (0 B)\n"
+            "in the pool  0 pages (0 B)\n"
+            "on disk      0 pages (0 B)\n");
 }
 
 TEST(RenderResults, AreOneLine) {
@@ -171,12 +233,14 @@ TEST(Render, SurvivesAnswersOfAnyShape) {
       json::array({1, nullptr}),
       json::object(),
       json::parse(R"({"pid": -1, "comm": 7, "pool": [], "processes": {}, "held_bytes": "x",
-                      "resident_bytes": -5, "fault_latency_ns": 3, "version": {}})")};
+                      "resident_bytes": -5, "fault_latency_ns": 3, "version": {}, "backing": 7,
+                      "pool_pages": {"a": 1}, "disk_pages": [null, -1, "x"]})"),
+      json::parse(R"({"backing": {"suspended": 7, "daily_left_bytes": "x"}})")};
   for (const json& answer : odd) {
     for (const std::string& text :
          {RenderStatus(answer), RenderProcesses(answer), RenderProcess(answer),
           RenderEvicted(1, answer), RenderDrained(1, answer), RenderThawed(1, answer),
-          RenderSet(answer), RenderVersion(answer)}) {
+          RenderHistogram(answer), RenderSet(answer), RenderVersion(answer)}) {
       EXPECT_EQ(text.back(), '\n') << answer;
     }
   }

@@ -32,9 +32,10 @@ constexpr char kFooter[] =
     "  zmemctl drain 1234               put everything back and stop managing it\n"
     "  zmemctl thaw 1234                put everything back for a debugger or a dump, until\n"
     "  zmemctl freeze 1234              lets pages be taken out again\n"
+    "  zmemctl histogram 1234           how small its pages became\n"
     "  zmemctl set max_pool_size 1G     change the pool's limit until zmemd starts anew\n"
     "\nSizes: K, M, G are powers of 1024. RATIO is DATA (bytes taken out) over TOTAL (bytes "
-    "held).\n"
+    "held).\nSAME and DISK are pages: those of one word, those in the backing file.\n"
     "\nExit codes: 0 done, 1 failed, 2 usage, 3 unknown or unmanaged PID, 4 no permission,\n"
     "7 no daemon.";
 
@@ -64,8 +65,9 @@ void AddCommand(CLI::App& app, Options& options, ControlCommand command, const c
     case ControlArgument::kNone:
       break;
     case ControlArgument::kPid:
+    case ControlArgument::kPidIfAny:
       sub->add_option("PID", options.request.pid, "Number of a managed process")
-          ->required()
+          ->required(ControlCommandArgument(command) == ControlArgument::kPid)
           ->check(CLI::Validator(CheckPid, ""));
       break;
     case ControlArgument::kSetting:
@@ -94,6 +96,8 @@ void Define(CLI::App& app, Options& options) {
   AddCommand(app, options, ControlCommand::kThaw,
              "Put everything back and take nothing out of PID");
   AddCommand(app, options, ControlCommand::kFreeze, "Take pages out of PID again, after thaw");
+  AddCommand(app, options, ControlCommand::kHistogram,
+             "Show how small pages were compressed, of PID or of all");
   AddCommand(app, options, ControlCommand::kSet, "Change a setting of the running daemon");
   AddCommand(app, options, ControlCommand::kVersion, "Show the daemon's version");
 }
@@ -138,6 +142,8 @@ std::string Render(const ControlRequest& request, const json& answer) {
       return RenderThawed(request.pid, answer);
     case ControlCommand::kFreeze:
       return RenderFrozen(request.pid);
+    case ControlCommand::kHistogram:
+      return RenderHistogram(answer);
     case ControlCommand::kSet:
       return RenderSet(answer);
     case ControlCommand::kVersion:
