@@ -108,7 +108,10 @@ void Upkeep::CompactChunk(Process& process, uint64_t chunk_number) {
 
 void Upkeep::WriteBack(const ProcessesFn& processes, const std::atomic<bool>& stop) {
   uint64_t limit = store_.pool().limit_bytes();
-  bool is_full = store_.pool_full() || store_.pool().held_bytes() > limit;
+  // One whose limit was lowered is emptied to where a full one takes pages again, too.
+  if (store_.pool().held_bytes() > limit) shrinking_ = true;
+  if (store_.pool().held_bytes() <= store_.accept_bytes()) shrinking_ = false;
+  bool is_full = store_.pool_full() || shrinking_;
   if (!is_full && options_.writeback_age_ns == 0) return;
   std::vector<StoredChunk> chunks;
   for (const std::shared_ptr<Process>& process : processes()) {

@@ -71,6 +71,7 @@ class Upkeep {
   const Clock& clock_;
   const Options options_;
   PageStore::Workspace workspace_;
+  bool shrinking_ = false;
   std::atomic<uint64_t> compaction_rounds_{0};
   std::atomic<uint64_t> compacted_objects_{0};
   std::atomic<uint64_t> compacted_bytes_{0};
