@@ -51,7 +51,9 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   std::shared_ptr<Chunk> chunk = process_.table.FindOrAdd(number);
   if (chunk == nullptr) return false;
   if (is_new) Quarantine(*chunk, number);
-  if (process_.uffd.Register(mapping) != 0) return false;
+  // It may have grown since the map was read, and registering what it was then would split it.
+  AddressRange whole = MappingAt(process_.pid, mapping.start);
+  if (whole.Intersect(mapping) != mapping || process_.uffd.Register(whole) != 0) return false;
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a
   // mapping of its own, and not registered: so it must have been one mapping all over.
   if (!IsOneMapping(process_.pid, mapping)) return false;

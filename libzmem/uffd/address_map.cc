@@ -130,25 +130,28 @@ absl::StatusOr<AddressMap> AddressMap::Read(pid_t pid, const std::vector<Address
   return Parse(smaps, excluded);
 }
 
-bool IsOneMapping(pid_t pid, AddressRange range) {
+AddressRange MappingAt(pid_t pid, Address address) {
   std::string path = absl::StrCat("/proc/", pid, "/maps");
   UniqueFd maps(sys::Open(path.c_str(), O_RDONLY));
-  if (!maps.valid()) return false;
+  if (!maps.valid()) return {};
   procmap_query query{};
   query.size = sizeof query;
-  query.query_addr = range.start;
+  query.query_addr = address;
   int result = sys::Ioctl(maps.get(), PROCMAP_QUERY, &query);
-  if (result == 0) return query.vma_start <= range.start && query.vma_end >= range.end;
-  if (result != -ENOTTY) return false;
+  if (result == 0) return {query.vma_start, query.vma_end};
+  if (result != -ENOTTY) return {};
   // Before Linux 6.11 the text has to do.
   std::string text;
-  if (!sys::ReadFile(path, text).ok()) return false;
+  if (!sys::ReadFile(path, text).ok()) return {};
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     Mapping mapping;
-    if (!ParseLine(line, &mapping)) continue;
-    if (mapping.range.start <= range.start && mapping.range.end >= range.end) return true;
+    if (ParseLine(line, &mapping) && mapping.range.Contains(address)) return mapping.range;
   }
-  return false;
+  return {};
+}
+
+bool IsOneMapping(pid_t pid, AddressRange range) {
+  return MappingAt(pid, range.start).Intersect(range) == range;
 }
 
 }  // namespace zmem

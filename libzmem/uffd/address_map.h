@@ -39,6 +39,8 @@ class AddressMap {
   std::vector<AddressRange> registered_;
 };
 
+// The mapping of `pid` that `address` lies in now; empty if there is none.
+AddressRange MappingAt(pid_t pid, Address address);
 // Whether one mapping of `pid` covers `range` from end to end now.
 bool IsOneMapping(pid_t pid, AddressRange range);
 

@@ -166,6 +166,17 @@ TEST(AddressMap, ReadsThisProcess) {
   EXPECT_FALSE(AddressMap::Read(1 << 30, {}).ok());
 }
 
+TEST(MappingAt, IsTheWholeOfIt) {
+  Mapping memory(1);
+  AddressRange found = MappingAt(getpid(), memory.address(100));
+  EXPECT_EQ(found.Intersect(memory.range()), memory.range());
+  ASSERT_EQ(mprotect(memory.data(100), kPageBytes, PROT_READ), 0);
+  EXPECT_EQ(MappingAt(getpid(), memory.address(100)), memory.pages(100, 1));
+  ASSERT_EQ(munmap(memory.data(100), kPageBytes), 0);
+  EXPECT_TRUE(MappingAt(getpid(), memory.address(100)).empty());
+  memory.Forget(100, 1);
+}
+
 TEST(IsOneMapping, TellsMappingsApart) {
   Mapping memory(1);
   EXPECT_TRUE(IsOneMapping(getpid(), memory.range()));

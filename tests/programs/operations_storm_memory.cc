@@ -315,10 +315,13 @@ void WorldMemory::Move(Slot& slot) {
   MakePlain(slot);
   constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED;
   size_t bytes = slot.pages * kPageBytes;
-  size_t step = IsOneMapping(slot) ? bytes : kPageBytes;
   std::byte* target = Map(slot, slot.pages);
-  for (size_t at = 0; at < bytes; at += step) {
-    Check(mremap(slot.data + at, step, step, kFlags, target + at) == target + at, slot, "mremap");
+  bool moved = IsOneMapping(slot) && mremap(slot.data, bytes, bytes, kFlags, target) == target;
+  // A boundary may have come up since it was looked for.
+  if (!moved) Check(!IsOneMapping(slot), slot, "mremap of one mapping");
+  for (size_t at = 0; !moved && at < bytes; at += kPageBytes) {
+    Check(mremap(slot.data + at, kPageBytes, kPageBytes, kFlags, target + at) == target + at, slot,
+          "mremap");
   }
   slot.data = target;
 }
