@@ -10,22 +10,14 @@ namespace zmem {
 
 template <typename Visit>
 void LayoutEvents::ForEachChunk(AddressRange range, Visit visit) {
-  auto visit_one = [&](uint64_t number) {
+  if (range.empty()) return;
+  for (uint64_t number : process_.table.NumbersIn(range)) {
     Address start = number << kChunkShift;
-    AddressRange part = range.Intersect({start, start + kChunkBytes});
-    if (part.empty()) return;
     std::shared_ptr<Chunk> chunk = process_.OwnChunk(start);
-    if (chunk == nullptr) return;
-    size_t first = (part.start - start) >> kPageShift;
+    if (chunk == nullptr) continue;
+    AddressRange part = range.Intersect({start, start + kChunkBytes});
+    size_t first = PageInChunk(part.start);
     visit(chunk, number, first, first + part.pages());
-  };
-  uint64_t first_number = ChunkNumber(range.start);
-  uint64_t end_number = ChunkNumber(range.end + kChunkBytes - 1);
-  // A program may unmap a terabyte of which we know three chunks.
-  if (end_number - first_number > process_.table.size()) {
-    for (uint64_t number : process_.table.Numbers()) visit_one(number);
-  } else {
-    for (uint64_t number = first_number; number < end_number; ++number) visit_one(number);
   }
 }
 

@@ -64,19 +64,8 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   return true;
 }
 
-std::vector<uint64_t> Isolator::KnownChunks(AddressRange range) {
-  // A program may reserve terabytes of which we know three chunks.
-  std::vector<uint64_t> known;
-  for (uint64_t number : process_.table.Numbers()) {
-    if (number >= ChunkNumber(range.start) && number <= ChunkNumber(range.end - 1)) {
-      known.push_back(number);
-    }
-  }
-  return known;
-}
-
 bool Isolator::NothingKnown(AddressRange range) {
-  for (uint64_t number : KnownChunks(range)) {
+  for (uint64_t number : process_.table.NumbersIn(range)) {
     std::shared_ptr<Chunk> chunk = process_.table.Find(number);
     if (chunk == nullptr) continue;
     Address start = number << kChunkShift;
@@ -90,7 +79,7 @@ bool Isolator::NothingKnown(AddressRange range) {
 }
 
 bool Isolator::IsRegistered(AddressRange mapping) {
-  for (uint64_t number : KnownChunks(mapping)) {
+  for (uint64_t number : process_.table.NumbersIn(mapping)) {
     if (!process_.table.Registered(number).empty()) return true;
   }
   return false;
@@ -110,7 +99,7 @@ bool Isolator::Unregister(AddressRange mapping) {
     process_.uffd.Register(mapping);
     return false;
   }
-  for (uint64_t number : KnownChunks(mapping)) {
+  for (uint64_t number : process_.table.NumbersIn(mapping)) {
     Address start = number << kChunkShift;
     AddressRange part = mapping.Intersect({start, start + kChunkBytes});
     wire::PageSet pages;

@@ -64,8 +64,6 @@ class Isolator {
  private:
   // Nothing if the program is changing its layout.
   std::optional<bool> TryRegister(AddressRange part, AddressRange mapping);
-  // The chunks in the table that `range` reaches into.
-  std::vector<uint64_t> KnownChunks(AddressRange range);
   // Whether none of its pages is out, about to be dropped, or known to be incompressible.
   bool NothingKnown(AddressRange range);
   // Whether chunks that `mapping` reaches into have pages that we registered.

@@ -107,6 +107,24 @@ std::vector<uint64_t> PageTable::Numbers() {
   return numbers;
 }
 
+std::vector<uint64_t> PageTable::NumbersIn(AddressRange range) {
+  uint64_t first = ChunkNumber(range.start);
+  uint64_t last = ChunkNumber(range.end - 1);
+  std::vector<uint64_t> numbers;
+  MutexLock lock(mutex_);
+  if (last - first < chunks_.size()) {
+    for (uint64_t number = first; number <= last; ++number) {
+      if (chunks_.contains(number)) numbers.push_back(number);
+    }
+    return numbers;
+  }
+  for (const auto& [number, place] : chunks_) {
+    if (number >= first && number <= last) numbers.push_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
 size_t PageTable::size() {
   MutexLock lock(mutex_);
   return chunks_.size();

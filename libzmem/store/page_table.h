@@ -103,6 +103,9 @@ class PageTable {
   void Remove(uint64_t chunk_number, const std::function<void(PageEntry)>& release);
   // Chunk numbers, ascending.
   std::vector<uint64_t> Numbers();
+  // Those that `range`, which is not empty, reaches into, ascending. Takes time by the range or by
+  // the table, whichever is smaller: a program may reserve terabytes of which we know three chunks.
+  std::vector<uint64_t> NumbersIn(AddressRange range);
   size_t size();
 
   // Makes `*this`, which is empty, hold the same chunks as `parent`, shared.

@@ -52,6 +52,13 @@ TEST_F(PageTableTest, AFreshChunkIsResidentAllOver) {
 TEST_F(PageTableTest, NumbersAreAscending) {
   for (uint64_t number : {9, 2, 7, 4}) table_.FindOrAdd(number);
   EXPECT_EQ(table_.Numbers(), (std::vector<uint64_t>{2, 4, 7, 9}));
+  auto numbers_in = [this](uint64_t first, uint64_t end) {
+    return table_.NumbersIn({(first << kChunkShift) + kPageBytes, end << kChunkShift});
+  };
+  EXPECT_EQ(numbers_in(4, 8), (std::vector<uint64_t>{4, 7})) << "more chunks than the table has";
+  EXPECT_EQ(numbers_in(4, 7), (std::vector<uint64_t>{4})) << "fewer";
+  EXPECT_EQ(numbers_in(0, uint64_t{1} << 30), table_.Numbers());
+  EXPECT_TRUE(numbers_in(5, 7).empty());
 }
 
 TEST_F(PageTableTest, ATransitionFailsAndTellsIfTheEntryIsAnother) {

@@ -34,6 +34,24 @@ std::shared_ptr<Chunk> Exclusive(Process& process, uint64_t chunk_number) {
   return chunk;
 }
 
+// When a page of the chunk was last stored, or wanted back: that is its second chance.
+int64_t WantedNs(const Chunk& chunk) {
+  return std::max(chunk.stored_ns.load(std::memory_order_relaxed),
+                  chunk.last_fault_ns.load(std::memory_order_relaxed));
+}
+
+// Visits every chunk of every process, until `stop` is true.
+template <typename Visit>
+void ForEachChunk(const Upkeep::ProcessesFn& processes, const std::atomic<bool>& stop,
+                  Visit visit) {
+  for (const std::shared_ptr<Process>& process : processes()) {
+    for (uint64_t number : process->table.Numbers()) {
+      if (stop.load(std::memory_order_acquire)) return;
+      visit(process, number);
+    }
+  }
+}
+
 }  // namespace
 
 void Upkeep::Run(const ProcessesFn& processes, const std::atomic<bool>& stop) {
@@ -51,12 +69,9 @@ void Upkeep::CompactPool(const ProcessesFn& processes, const std::atomic<bool>& 
     return;
   }
   store_.pool().ChooseVictims(kVictims);
-  for (const std::shared_ptr<Process>& process : processes()) {
-    for (uint64_t number : process->table.Numbers()) {
-      if (stop.load(std::memory_order_acquire)) break;
-      CompactChunk(*process, number);
-    }
-  }
+  ForEachChunk(processes, stop, [this](const std::shared_ptr<Process>& process, uint64_t number) {
+    CompactChunk(*process, number);
+  });
   store_.pool().EndRound();
   uint64_t held = store_.pool().stats().held_bytes;
   compaction_rounds_.fetch_add(1, std::memory_order_relaxed);
@@ -114,16 +129,10 @@ void Upkeep::WriteBack(const ProcessesFn& processes, const std::atomic<bool>& st
   bool is_full = store_.pool_full() || shrinking_;
   if (!is_full && options_.writeback_age_ns == 0) return;
   std::vector<StoredChunk> chunks;
-  for (const std::shared_ptr<Process>& process : processes()) {
-    for (uint64_t number : process->table.Numbers()) {
-      std::shared_ptr<Chunk> chunk = process->table.Find(number);
-      if (chunk == nullptr) continue;
-      // Wanted again: a second chance.
-      int64_t wanted_ns = std::max(chunk->stored_ns.load(std::memory_order_relaxed),
-                                   chunk->last_fault_ns.load(std::memory_order_relaxed));
-      chunks.push_back({process, number, wanted_ns});
-    }
-  }
+  ForEachChunk(processes, stop, [&](const std::shared_ptr<Process>& process, uint64_t number) {
+    std::shared_ptr<Chunk> chunk = process->table.Find(number);
+    if (chunk != nullptr) chunks.push_back({process, number, WantedNs(*chunk)});
+  });
   std::stable_sort(chunks.begin(), chunks.end(), [](const StoredChunk& a, const StoredChunk& b) {
     return a.wanted_ns < b.wanted_ns;
   });
@@ -149,7 +158,7 @@ bool Upkeep::WriteBackChunk(Process& process, uint64_t chunk_number) {
       GateLock lock(process.gate);
       std::shared_ptr<Chunk> chunk = Exclusive(process, chunk_number);
       if (chunk == nullptr) return true;
-      for (; took && page < kPagesPerChunk && count < kObjects; ++page) {
+      for (; page < kPagesPerChunk && count < kObjects; ++page) {
         PageEntry entry = chunk->Load(page);
         // What one word fills is smaller than a record in the file.
         if (!IsMovable(entry, PageState::kInPool) || entry.codec() == CodecId::kSameWord) continue;
@@ -175,12 +184,9 @@ void Upkeep::CleanFile(const ProcessesFn& processes, const std::atomic<bool>& st
   if (before.free_segments > before.segments / kLeastFreeDivisor) return;
   constexpr size_t kSegments = 64;
   if (file.ChooseVictims(kSegments) > 0) {
-    for (const std::shared_ptr<Process>& process : processes()) {
-      for (uint64_t number : process->table.Numbers()) {
-        if (stop.load(std::memory_order_acquire)) break;
-        CleanChunk(*process, number);
-      }
-    }
+    ForEachChunk(processes, stop, [this](const std::shared_ptr<Process>& process, uint64_t number) {
+      CleanChunk(*process, number);
+    });
   }
   file.EndRound();
 }
