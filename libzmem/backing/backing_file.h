@@ -198,6 +198,10 @@ class DiskReadResult {
 // Reads without waiting, a few reads at a time. For one thread at a time.
 class DiskReader {
  public:
+  // Reads in flight at once. A fault thread has rarely more than one object on the way; the others
+  // are for reading ahead.
+  static constexpr size_t kMostReads = 4;
+
   enum class BeginResult {
     kStarted,  // Complete gives it out once fd() is readable
     kReady,    // Complete gives it out now: it was in memory, or could not even be started

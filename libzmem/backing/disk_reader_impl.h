@@ -26,8 +26,7 @@ DiskReadStatus ReadNow(BackingCore& core, DiskObject object, std::span<std::byte
 
 class DiskReader::Impl {
  public:
-  // A fault thread has rarely more than one object on the way; the others are for reading ahead.
-  static constexpr unsigned kSlots = 4;
+  static constexpr unsigned kSlots = kMostReads;
   // The longest stretch can begin at the last granule of a block.
   static constexpr size_t kSlotBytes = kMaxDiskReadBytes + kDiskBlockBytes;
   static constexpr size_t kBuffersBytes = kSlots * kSlotBytes;

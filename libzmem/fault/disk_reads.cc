@@ -147,7 +147,7 @@ size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& 
     PageEntry busy = entry.With(PageEntry::kRestoring);
     if (chunk.Transition(start + index + i, busy, PageEntry())) process_.Retire(entry);
   }
-  process_.room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
+  process_.TakeRoom(pages);
   return pages;
 }
 

@@ -28,6 +28,8 @@ class DiskReads {
   // Readable when there is something for Complete; -1 while nothing was ever read.
   int fd() const { return reader_ == nullptr ? -1 : reader_->fd(); }
   size_t in_flight() const { return in_flight_; }
+  // Whether Begin has to wait for one of those to end.
+  bool full() const { return in_flight_ == kMaxReads; }
 
   // Begins to bring `page` back, whose entry is kOnDisk, with up to `neighbours` pages behind it.
   // True as well if it is on its way already. False: too many are, or there is no memory; try again
@@ -42,7 +44,7 @@ class DiskReads {
   void Cancel();
 
  private:
-  static constexpr size_t kMaxReads = 32;
+  static constexpr size_t kMaxReads = DiskReader::kMostReads;
   // Times that a page is tried again which the disk fails to give, before it is given up.
   static constexpr int kMostFailures = 5;
 

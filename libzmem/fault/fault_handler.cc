@@ -201,10 +201,6 @@ bool FaultHandler::HaveRoom() {
   return now_ns - short_of_room_ns_ > kRoomPatienceNs;
 }
 
-void FaultHandler::TakeRoom(size_t pages) {
-  process_->room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
-}
-
 bool FaultHandler::AwaitHugePage(PageEntry entry) {
   if (entry.state() != PageState::kStaged) return false;
   Process::HugeSlab& slab = process_->huge_slabs[entry.slot() / kPagesPerChunk];
@@ -233,6 +229,7 @@ bool FaultHandler::Answer(Address page, bool write) {
   if (state == PageState::kResident) return AnswerWithZeros(page, write);
   if (AwaitHugePage(entry)) return false;
   if (state == PageState::kOnDisk) {
+    if (disk_.full()) return false;
     size_t neighbours = std::max(readahead_.OnFault(page >> kPageShift), kDiskNeighbours);
     return disk_.Begin(page, short_of_room_ns_ == 0 ? neighbours : 0, true);
   }
@@ -242,7 +239,7 @@ bool FaultHandler::Answer(Address page, bool write) {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, 1, &restored);
-  TakeRoom(restored);
+  process_->TakeRoom(restored);
   if (restored > 0) {
     process_->counters.faults_total.fetch_add(1, std::memory_order_relaxed);
     chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
@@ -280,7 +277,7 @@ bool FaultHandler::AnswerWithZeros(Address page, bool write) {
   if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
   if (result != FillResult::kDone) return Settle(result, page);
   process_->counters.zero_faults.fetch_add(1, std::memory_order_relaxed);
-  if (write) TakeRoom(1);
+  if (write) process_->TakeRoom(1);
   // The fault shows that what was to be dropped is gone.
   EndQuarantine(page, 1);
   FillZerosAhead(page, write);
@@ -299,7 +296,7 @@ void FaultHandler::FillZerosAhead(Address page, bool write) {
   if (window > 0) {
     window = AbsentRun(first, window);
     if (window > 0) process_->uffd.Copy(first, zero_pages, window, &filled);
-    TakeRoom(filled);
+    process_->TakeRoom(filled);
   } else if (free > 0) {
     process_->uffd.Zero(first, free, false, &filled);  // stops at the first page that is there
     if (write) zero_ahead_.Start((first >> kPageShift) + filled);
@@ -356,7 +353,7 @@ void FaultHandler::ReadAhead(Address page) {
   window = AbsentRun(first, window);
   size_t restored = 0;
   if (window > 0) restorer_.RestoreRun(first, window, &restored);
-  TakeRoom(restored);
+  process_->TakeRoom(restored);
   process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
 }
 
@@ -421,7 +418,7 @@ void FaultHandler::DrainSlice() {
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, pages, &restored);
   drain_page_ += restored;
-  TakeRoom(restored);
+  process_->TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
   if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);
   if (result == FillResult::kAbsent && fruitless_rounds_ > kDrainPatience) DropPresent(page);

@@ -97,7 +97,6 @@ class FaultHandler {
   // Whether the program's memory cgroup takes another page. Not while room is made, but for so long
   // only: then whoever waits gets the page that an unmanaged program would have had.
   bool HaveRoom();
-  void TakeRoom(size_t pages);
   // Whether `entry` is of a huge page that should come back whole, and still may.
   bool AwaitHugePage(PageEntry entry);
   void ReadAhead(Address page);

@@ -91,8 +91,9 @@ absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
 absl::StatusOr<Reclaimer::NeededPages> Reclaimer::ThreadPages(uint64_t chunk_number) const {
   absl::StatusOr<std::vector<AddressRange>> ranges = ThreadMemory(process_.pid, process_.memory);
   std::optional<KeptRanges> kept;
-  if (ranges.ok())
+  if (ranges.ok()) {
     kept = process_.kept == 0 ? KeptRanges{} : ReadKept(process_.kept, process_.memory);
+  }
   if (!kept) return absl::UnavailableError("the program is gone");
   ranges->insert(ranges->end(), kept->ranges.begin(), kept->ranges.end());
   Address start = chunk_number << kChunkShift;
@@ -376,11 +377,9 @@ void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
 }
 
 StoreResult Reclaimer::Store(std::span<const std::byte, kPageBytes> page, PageEntry* stored) {
-  // A segment is written within milliseconds; a disk that takes longer is too slow to evict to.
-  constexpr int kTries = 100;
   constexpr auto kPause = std::chrono::milliseconds(1);
   StoreResult result = process_.store.Put(page, workspace_, stored);
-  for (int tries = 1; result == StoreResult::kBusy && tries < kTries; ++tries) {
+  for (; result == StoreResult::kBusy && file_patience_ > 0; --file_patience_) {
     std::this_thread::sleep_for(kPause);
     result = process_.store.Put(page, workspace_, stored);
   }
@@ -399,6 +398,7 @@ absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
   Slab& record = slabs_[slab];
   wire::PageSet incompressible;
   wire::PageSet no_room;
+  file_patience_ = kFilePatience;
   std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
   if (chunk != nullptr) {
     wire::PageSet staged = StillStaged(*chunk, slab);

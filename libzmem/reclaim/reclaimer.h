@@ -110,7 +110,7 @@ class Reclaimer {
     uint32_t kept_generation = 0;
   };
   absl::StatusOr<NeededPages> ThreadPages(uint64_t chunk_number) const;
-  // Stores one page; waits for the backing file if that is busy.
+  // Stores one page; waits for the backing file if that is busy, while `file_patience_` lasts.
   StoreResult Store(std::span<const std::byte, kPageBytes> page, PageEntry* stored);
   // A slot that cannot be read is empty: its page is back in the program.
   void SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page);
@@ -137,6 +137,9 @@ class Reclaimer {
   // Registered mappings a process has at most: each is one that the kernel cannot merge with its
   // neighbours, and vm.max_map_count is 65,530 as a rule.
   static constexpr size_t kMaxRegisteredMappings = 16'384;
+  // Milliseconds that storing a slab waits for the backing file: a segment is written in a few; a
+  // disk that takes longer is too slow to evict to, and a fork may be waiting.
+  static constexpr int kFilePatience = 100;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
 
@@ -152,6 +155,7 @@ class Reclaimer {
   std::vector<Candidate> cold_chunks_;  // found by the last scan, to be isolated as slabs get free
   int64_t next_scan_ns_;
   bool pool_full_ = false;  // since the last scan
+  int file_patience_ = 0;   // milliseconds left for a busy file, of the slab being stored
 };
 
 }  // namespace zmem

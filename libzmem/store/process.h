@@ -134,6 +134,9 @@ class Process {
   // taken off, and the cgroup is asked again when little is left.
   std::atomic<int64_t> room_pages{kPlentyOfRoom};
   static constexpr int64_t kPlentyOfRoom = int64_t{1} << 40;
+  void TakeRoom(size_t pages) {
+    room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
+  }
   // Asks the cgroup. Returns room_pages. Thread-safe.
   int64_t RefreshRoom();
   // Looks up which cgroups the program is in. Needs `pid`. Thread-safe.
