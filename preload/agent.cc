@@ -21,6 +21,7 @@ namespace zmem {
 namespace {
 
 using raw::AsLong;
+using raw::NowMs;
 using raw::Syscall;
 
 // Short-lived programs end before this and have paid one thread start and no more.
@@ -43,12 +44,6 @@ enum class Outcome {
 };
 
 constexpr uint64_t kBellMask = uint64_t{1} << (kBellSignal - 1);
-
-int64_t NowMs() {
-  timespec now{};
-  Syscall(SYS_clock_gettime, CLOCK_MONOTONIC, AsLong(&now));
-  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
 
 // Makes a call on the connection. That the kernel is short of memory for it says nothing about
 // zmemd, and is over soon: the call is made again, for a second at most.

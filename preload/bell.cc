@@ -9,13 +9,8 @@ namespace zmem {
 namespace {
 
 using raw::AsLong;
+using raw::NowMs;
 using raw::Syscall;
-
-int64_t NowMs() {
-  timespec now{};
-  Syscall(SYS_clock_gettime, CLOCK_MONOTONIC, AsLong(&now));
-  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
 
 // Returns when `word` is no longer `seen`, was woken, or after `ms`.
 void WaitOn(std::atomic<uint32_t>& word, int operation, uint32_t seen, int64_t ms) {

@@ -67,8 +67,8 @@ void ResetKept(KeptMemory& kept) {
 }
 
 bool BeginMoveOut(KeptMemory& kept, uint32_t generation) {
-  kept.moving.store(
-      1);  // before the generation is looked at, as a range is added before `moving` is
+  // Before the generation is looked at, as a range is added before `moving` is.
+  kept.moving.store(1);
   return kept.generation.load() == generation;
 }
 

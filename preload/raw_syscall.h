@@ -4,6 +4,9 @@
 #pragma once
 
 #include <sys/syscall.h>
+#include <time.h>
+
+#include <cstdint>
 
 namespace zmem::raw {
 
@@ -28,6 +31,13 @@ inline long Syscall(long number, long a = 0, long b = 0, long c = 0, long d = 0,
 template <typename T>
 long AsLong(T* pointer) {
   return reinterpret_cast<long>(pointer);
+}
+
+// Milliseconds since an arbitrary start; never goes back.
+inline int64_t NowMs() {
+  timespec now{};
+  Syscall(SYS_clock_gettime, CLOCK_MONOTONIC, AsLong(&now));
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
 }
 
 }  // namespace zmem::raw

@@ -179,7 +179,6 @@ __attribute__((constructor)) void Start() {
   if (AgentState* state = MapAgent()) {
     new (&state->options) AgentOptions();
     new (&state->bell) Bell();
-    new (&state->kept) wire::KeptMemory();
     ReadEnvironment(&state->options);
     if (state->options.required) RequireDaemon(state->options);
     if (StartAgentThread(state) == 0) {

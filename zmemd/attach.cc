@@ -92,14 +92,6 @@ absl::Status OpenMemory(const Identity& identity, RemoteMemory* memory, Pagemap*
   return absl::OkStatus();
 }
 
-uint64_t ResidentPages(pid_t pid) {
-  std::string text;
-  unsigned long long total = 0;
-  unsigned long long resident = 0;
-  if (!sys::ReadFile(absl::StrCat("/proc/", pid, "/statm"), text).ok()) return 0;
-  return std::sscanf(text.c_str(), "%llu %llu", &total, &resident) == 2 ? resident : 0;
-}
-
 bool HoldsToken(const RemoteMemory& memory, Address token_page, const wire::Token& token) {
   wire::Token there;
   return memory.Read(token_page, &there, sizeof there) && there == token;
@@ -157,7 +149,7 @@ absl::StatusOr<std::shared_ptr<Session>> AttachFresh(wire::Channel& channel,
                                                      const wire::Hello& hello) {
   uint64_t needed =
       hello.min_resident_bytes != 0 ? hello.min_resident_bytes : registry.min_resident_bytes();
-  if (ResidentPages(identity.pid) * kPageBytes < needed) {
+  if (ResidentBytes(identity.pid) < needed) {
     return Refuse(channel, wire::RefuseReason::kTooSmall,
                   absl::OutOfRangeError("the program is smaller than min_resident"), needed);
   }

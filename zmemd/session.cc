@@ -26,6 +26,14 @@ namespace {
 constexpr int kDetachTimeoutMs = 2000;
 constexpr auto kProgressPeriod = std::chrono::milliseconds(100);
 
+nlohmann::json Latency(const LatencyHistogram& histogram) {
+  return {{"p50", histogram.Percentile(50)},
+          {"p99", histogram.Percentile(99)},
+          {"max", histogram.max_ns()}};
+}
+
+}  // namespace
+
 uint64_t ResidentBytes(pid_t pid) {
   std::string text;
   unsigned long long total = 0;
@@ -34,14 +42,6 @@ uint64_t ResidentBytes(pid_t pid) {
   if (std::sscanf(text.c_str(), "%llu %llu", &total, &resident) != 2) return 0;
   return resident * kPageBytes;
 }
-
-nlohmann::json Latency(const LatencyHistogram& histogram) {
-  return {{"p50", histogram.Percentile(50)},
-          {"p99", histogram.Percentile(99)},
-          {"max", histogram.max_ns()}};
-}
-
-}  // namespace
 
 void RaiseServingThread(const char* name) {
   constexpr int kNice = -15;

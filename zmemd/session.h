@@ -34,6 +34,9 @@ class Session;
 // its CPU busy.
 void RaiseServingThread(const char* name);
 
+// What of the process's memory is resident; 0 if it is gone.
+uint64_t ResidentBytes(pid_t pid);
+
 // What a session tells the daemon. Called from its threads: quick, no waiting.
 class SessionParent {
  public:

@@ -404,10 +404,12 @@ std::string RenderHistogram(const json& histogram) {
   summary.Add("in the pool", share(pool_pages));
   summary.Add("on disk", share(disk_pages));
   std::string text = summary.Render();
-  if (pool_pages > 0)
+  if (pool_pages > 0) {
     absl::StrAppend(&text, "\nin the pool, by compressed size\n", Bars(in_pool, row_bytes, all));
-  if (disk_pages > 0)
+  }
+  if (disk_pages > 0) {
     absl::StrAppend(&text, "\non disk, by compressed size\n", Bars(on_disk, row_bytes, all));
+  }
   return text;
 }
 
