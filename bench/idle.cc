@@ -2,20 +2,16 @@
 // managed program that sleeps, and the metadata it keeps.
 // The bench runs itself again as the program (--subject).
 //   idle [--mib N] [--seconds N] [--json FILE]
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "bench/cpu_time.h"
 #include "bench/machine.h"
 #include "bench/run.h"
-#include "libzmem/base/sys.h"
 #include "tests/harness.h"
 #include "tests/programs/command_loop.h"
 #include "tests/programs/pattern_region.h"
@@ -35,22 +31,6 @@ struct Options {
   std::string json_path;
   bool subject = false;
 };
-
-// CPU time that a process has used, all its threads, user and kernel (proc(5), stat).
-double CpuSeconds(pid_t pid) {
-  std::string stat;
-  absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/stat"), stat);
-  if (!status.ok()) throw HarnessError(std::string(status.message()));
-  // The name may hold anything, so fields are counted from the parenthesis after it: the third.
-  std::vector<std::string> fields = absl::StrSplit(stat.substr(stat.rfind(')') + 2), ' ');
-  int64_t user_ticks = 0;
-  int64_t kernel_ticks = 0;
-  if (!absl::SimpleAtoi(fields.at(14 - 3), &user_ticks) ||
-      !absl::SimpleAtoi(fields.at(15 - 3), &kernel_ticks)) {
-    throw HarnessError("cannot read /proc/PID/stat");
-  }
-  return static_cast<double>(user_ticks + kernel_ticks) / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
 
 // Of one CPU, in per cent, while nothing but time passes.
 struct IdleCost {

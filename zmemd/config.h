@@ -26,6 +26,9 @@ struct Config {
   uint64_t max_pool_size = 0;                     // bytes; 0: max_pool_percent alone decides
   unsigned accept_threshold_percent = 90;         // of the limit, 1 to 100
   std::optional<unsigned> fat_threshold_percent;  // of a page, 1 to 100; unset: FatPercent()
+  unsigned clean_pages_percent = 10;              // of what the pool holds, 0 to 100
+  int64_t recompress_age_ns = 600'000'000'000;    // 0: never
+  unsigned recompress_cpu_percent = 5;            // of one CPU, 1 to 100
   // [backing]
   std::string backing_path;   // empty: none
   uint64_t backing_size = 0;  // bytes; 0 is the whole of a device

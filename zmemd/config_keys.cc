@@ -27,11 +27,13 @@ absl::Status Store(absl::StatusOr<Value> parsed, Value& field) {
 }
 
 // `of` says what it is a share of.
-absl::StatusOr<unsigned> ParsePercent(absl::string_view value, absl::string_view of) {
+absl::StatusOr<unsigned> ParsePercent(absl::string_view value, absl::string_view of,
+                                      unsigned least = 1) {
   unsigned percent = 0;
-  if (!absl::SimpleAtoi(absl::StripSuffix(value, "%"), &percent) || percent < 1 || percent > 100) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(value), " is not a whole percentage of ", of, " from 1 to 100"));
+  if (!absl::SimpleAtoi(absl::StripSuffix(value, "%"), &percent) || percent < least ||
+      percent > 100) {
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not a whole percentage of ",
+                                                   of, " from ", least, " to 100"));
   }
   return percent;
 }
@@ -52,6 +54,18 @@ absl::Status SetFatThreshold(absl::string_view value, const ConfigSource&, Confi
   absl::StatusOr<unsigned> percent = ParsePercent(value, "a page");
   if (percent.ok()) config.fat_threshold_percent = *percent;
   return percent.status();
+}
+
+absl::Status SetCleanPages(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParsePercent(value, "the pool", 0), config.clean_pages_percent);
+}
+
+absl::Status SetRecompressAge(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseDurationNs(value), config.recompress_age_ns);
+}
+
+absl::Status SetRecompressCpu(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParsePercent(value, "a CPU"), config.recompress_cpu_percent);
 }
 
 absl::Status SetBackingPath(absl::string_view value, const ConfigSource&, Config& config) {
@@ -121,6 +135,9 @@ constexpr ConfigKey kKeys[] = {
     {"pool", "max_pool_size", SetMaxPoolSize, true},
     {"pool", "accept_threshold_percent", SetAcceptThreshold, true},
     {"pool", "fat_threshold_percent", SetFatThreshold},
+    {"pool", "clean_pages_percent", SetCleanPages},
+    {"pool", "recompress_age", SetRecompressAge},
+    {"pool", "recompress_cpu_percent", SetRecompressCpu},
     {"backing", "path", SetBackingPath},
     {"backing", "size", SetBackingSize},
     {"backing", "preallocate", SetBackingPreallocate},

@@ -71,6 +71,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   if (absl::Status status = server->OpenBacking(); !status.ok()) return status;
   PageStore::Options store_options;
   store_options.backing = server->backing_.get();
+  store_options.clean_pages_percent = config.clean_pages_percent;
   store_options.accept_threshold_percent = config.accept_threshold_percent;
   store_options.compressor = FindCompressor(config.compressor);
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
@@ -81,9 +82,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);
+  Upkeep::Options upkeep_options;
+  upkeep_options.writeback_age_ns = config.writeback_age_ns;
+  upkeep_options.recompress_age_ns = config.recompress_age_ns;
+  upkeep_options.recompress_cpu_percent = config.recompress_cpu_percent;
+  // What is not wanted meanwhile would have gone out.
+  upkeep_options.clean_pages_age_ns =
+      std::max(upkeep_options.clean_pages_age_ns, 2 * config.cold_age_ns);
   server->upkeep_ =
-      std::make_unique<Upkeep>(*server->store_, server->clock_,
-                               Upkeep::Options{.writeback_age_ns = config.writeback_age_ns});
+      std::make_unique<Upkeep>(*server->store_, server->clock_, server->cpu_clock_, upkeep_options);
   absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper = Housekeeper::Start(
       *server->upkeep_, *server->pool_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
@@ -447,6 +454,7 @@ nlohmann::json Server::DescribePool() const {
   Upkeep::Stats upkeep = upkeep_->stats();
   return {{"compressor", config_.compressor},
           {"held_bytes", pool.held_bytes},
+          {"max_held_bytes", pool.max_held_bytes},
           {"compressed_bytes", pool.live_bytes},
           {"original_bytes", Sum(&ProcessCounters::stored_pages) * kPageBytes},
           {"limit_bytes", pool.limit_bytes},
@@ -459,7 +467,14 @@ nlohmann::json Server::DescribePool() const {
           {"reclaimable_bytes", pool.reclaimable_bytes},
           {"compaction_rounds", upkeep.compaction_rounds},
           {"compacted_objects", upkeep.compacted_objects},
-          {"compacted_bytes", upkeep.compacted_bytes}};
+          {"compacted_bytes", upkeep.compacted_bytes},
+          {"recompressed_objects", upkeep.recompressed_objects},
+          {"recompressed_bytes", upkeep.recompressed_bytes},
+          {"recompress_cpu_ns", upkeep.recompress_cpu_ns},
+          {"clean_pages", store_->clean.pages.load()},
+          {"clean_bytes", store_->clean.object_bytes.load()},
+          {"clean_reused_pages", store_->clean.reused.load()},
+          {"clean_changed_pages", store_->clean.changed.load()}};
 }
 
 nlohmann::json Server::DescribeBacking() const {

@@ -94,6 +94,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   const ConfigSource config_source_;
   const std::string socket_path_;
   MonotonicClock clock_;
+  ThreadCpuClock cpu_clock_;
   std::unique_ptr<Keeper> keeper_;
   UniqueFd device_;
   UniqueFd listener_;

@@ -23,6 +23,16 @@ class MonotonicClock final : public Clock {
   }
 };
 
+// Time that the calling thread has spent on a CPU.
+class ThreadCpuClock final : public Clock {
+ public:
+  int64_t now_ns() const override {
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+  }
+};
+
 // For tests; not thread-safe.
 class FakeClock final : public Clock {
  public:

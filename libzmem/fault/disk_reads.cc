@@ -145,7 +145,12 @@ size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& 
     if (i >= pages && !dropped) break;
     PageEntry entry = read.claimed[index + i];
     PageEntry busy = entry.With(PageEntry::kRestoring);
-    if (chunk.Transition(start + index + i, busy, PageEntry())) process_.Retire(entry);
+    if (!chunk.Transition(start + index + i, busy, PageEntry())) continue;
+    if (dropped) {
+      process_.Retire(entry);
+    } else {
+      process_.RetireClean(first + i * kPageBytes, entry, restorer_.buffer_page(i));
+    }
   }
   process_.TakeRoom(pages);
   return pages;

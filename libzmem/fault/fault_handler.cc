@@ -57,11 +57,13 @@ void FaultHandler::Stop() {
 }
 
 void FaultHandler::RequestDrain() {
+  process_->clean_pages.set_enabled(false);  // it is not to go out again
   draining_.store(true, std::memory_order_release);
   eventfd_write(wake_fd_.get(), 1);
 }
 
 void FaultHandler::EndDrain() {
+  process_->clean_pages.set_enabled(true);
   draining_.store(false, std::memory_order_release);
   drained_.store(false, std::memory_order_release);
 }

@@ -50,6 +50,7 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
 
 void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
   disk_.Cancel();
+  process_.clean_pages.Drop({from, from + bytes});
   std::vector<std::pair<Address, PageEntry>> moved;
   ForEachChunk({from, from + bytes},
                [&](const std::shared_ptr<Chunk>& chunk, uint64_t number, size_t first, size_t end) {
@@ -126,6 +127,7 @@ void LayoutEvents::Forget(uint64_t chunk_number, size_t first, size_t end) {
 }
 
 void LayoutEvents::OnRemove(AddressRange range, int64_t now_ns) {
+  process_.clean_pages.Drop(range);
   uint64_t known = 0;
   ForEachChunk(range, [&](const std::shared_ptr<Chunk>& chunk, uint64_t, size_t first, size_t end) {
     ++known;
@@ -141,6 +143,7 @@ void LayoutEvents::OnRemove(AddressRange range, int64_t now_ns) {
 void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, true); }
 
 void LayoutEvents::DropRange(AddressRange range, bool spare_arrivals) {
+  process_.clean_pages.Drop(range);
   spare_arrivals = spare_arrivals && !arrivals_.empty();
   std::vector<uint64_t> whole;
   ForEachChunk(range,

@@ -76,7 +76,10 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
   for (size_t i = 0; i < claimed; ++i) {
     PageEntry busy = claimed_[i].With(PageEntry::kRestoring);
     bool dropped = i == filled && result == FillResult::kPresent;
-    if (i < filled || dropped) {
+    if (i < filled) {
+      Set(*chunk, start + i, busy, PageEntry());
+      process_.RetireClean(first + i * kPageBytes, claimed_[i], buffer_page(i));
+    } else if (dropped) {
       Set(*chunk, start + i, busy, PageEntry());
       process_.Retire(claimed_[i]);
     } else {

@@ -29,6 +29,8 @@ class PageRestorer {
   // if it is damaged; and fills the first `pages` places of it in at `first`, as RestoreRun does.
   bool DecodeObject(CodecId codec, std::span<const std::byte> object, size_t index);
   FillResult FillBuffered(Address first, size_t pages, size_t* filled);
+  // What is in that place of the buffer.
+  std::span<std::byte, kPageBytes> buffer_page(size_t index);
 
   // Turns staged pages of `chunk` into stored ones, uncompressed, and the entries with them: what
   // a fork or a move of the mapping needs, which would tear a page from its slot. Pages whose slot
@@ -45,7 +47,6 @@ class PageRestorer {
   // Claims and decodes up to `max_pages` pages from `first`; claimed_ receives what their entries
   // were. `damaged` becomes true if the page behind them cannot be decoded.
   size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged);
-  std::span<std::byte, kPageBytes> buffer_page(size_t index);
 
   struct Tools;
   // Of the calling thread, which may serve many processes that never want a page. Made when the

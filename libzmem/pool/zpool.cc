@@ -153,6 +153,7 @@ class Zpool::Impl {
       stats.reclaimable_bytes += own_stats.reclaimable_bytes;
     }
     stats.held_bytes = held_bytes_.load(std::memory_order_relaxed);
+    stats.max_held_bytes = max_held_bytes_.load(std::memory_order_relaxed);
     stats.metadata_bytes = sizeof *this + table_->metadata_bytes();
     stats.limit_bytes = limit_bytes_.load(std::memory_order_relaxed);
     stats.limit_rejects = limit_rejects_.load(std::memory_order_relaxed);
@@ -203,7 +204,7 @@ class Zpool::Impl {
   // A slot for a span that counts as held from now on; kNoSlot if there is no room.
   uint32_t TakeSlot(uint64_t span_bytes, Limit limit) {
     if (limit == Limit::kExceed) {
-      held_bytes_.fetch_add(span_bytes, std::memory_order_relaxed);
+      NoteHeld(held_bytes_.fetch_add(span_bytes, std::memory_order_relaxed) + span_bytes);
     } else if (!ReserveHeld(span_bytes)) {
       return kNoSlot;
     }
@@ -227,7 +228,15 @@ class Zpool::Impl {
       uint64_t limit = limit_bytes_.load(std::memory_order_relaxed);
       if (held > limit || bytes > limit - held) return false;
     } while (!held_bytes_.compare_exchange_weak(held, held + bytes, std::memory_order_relaxed));
+    NoteHeld(held + bytes);
     return true;
+  }
+
+  void NoteHeld(uint64_t held) {
+    uint64_t most = max_held_bytes_.load(std::memory_order_relaxed);
+    while (most < held &&
+           !max_held_bytes_.compare_exchange_weak(most, held, std::memory_order_relaxed)) {
+    }
   }
 
   const SharedRegion objects_;
@@ -235,6 +244,7 @@ class Zpool::Impl {
   std::array<ClassSpans, kSizeClasses> classes_;
 
   std::atomic<uint64_t> held_bytes_{0};
+  std::atomic<uint64_t> max_held_bytes_{0};
   std::atomic<uint64_t> limit_bytes_;
   std::atomic<uint64_t> limit_rejects_{0};
 };

@@ -51,6 +51,7 @@ class Zpool {
     uint64_t objects = 0;            // objects stored
     uint64_t live_bytes = 0;         // sum of the sizes given to Put
     uint64_t held_bytes = 0;         // pages of all spans, what the pool takes from the host
+    uint64_t max_held_bytes = 0;     // the most that this ever was
     uint64_t reclaimable_bytes = 0;  // of these, what compaction that starts now could free
     uint64_t metadata_bytes = 0;     // memory taken for the pool's own bookkeeping
     uint64_t limit_bytes = 0;

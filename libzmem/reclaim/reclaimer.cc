@@ -355,7 +355,8 @@ void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
     std::span<const std::byte, kPageBytes> bytes(read_buffer_.data() + (page - first) * kPageBytes,
                                                  kPageBytes);
     PageEntry stored;
-    switch (Store(bytes, &stored)) {
+    Address address = (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
+    switch (Store(address, bytes, &stored)) {
       case StoreResult::kStored:
         // Counted first, so that the fault thread never takes off what was not put on.
         process_.counters.AddStored(stored);
@@ -376,7 +377,12 @@ void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
   }
 }
 
-StoreResult Reclaimer::Store(std::span<const std::byte, kPageBytes> page, PageEntry* stored) {
+StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBytes> page,
+                             PageEntry* stored) {
+  if (std::optional<PageEntry> unchanged = process_.clean_pages.Reuse(address, page, workspace_)) {
+    *stored = *unchanged;
+    return StoreResult::kStored;
+  }
   constexpr auto kPause = std::chrono::milliseconds(1);
   StoreResult result = process_.store.Put(page, workspace_, stored);
   for (; result == StoreResult::kBusy && file_patience_ > 0; --file_patience_) {

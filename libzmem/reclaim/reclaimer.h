@@ -110,8 +110,10 @@ class Reclaimer {
     uint32_t kept_generation = 0;
   };
   absl::StatusOr<NeededPages> ThreadPages(uint64_t chunk_number) const;
-  // Stores one page; waits for the backing file if that is busy, while `file_patience_` lasts.
-  StoreResult Store(std::span<const std::byte, kPageBytes> page, PageEntry* stored);
+  // Stores the page at `address` of the program; waits for the backing file if that is busy, while
+  // `file_patience_` lasts.
+  StoreResult Store(Address address, std::span<const std::byte, kPageBytes> page,
+                    PageEntry* stored);
   // A slot that cannot be read is empty: its page is back in the program.
   void SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page);
   // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.

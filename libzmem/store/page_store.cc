@@ -1,5 +1,6 @@
 #include "libzmem/store/page_store.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "libzmem/base/check.h"
@@ -83,14 +84,43 @@ bool PageStore::PoolAccepts() {
 }
 
 std::optional<PageEntry> PageStore::PutInPool(std::span<const std::byte> object, CodecId codec) {
-  if (PoolAccepts()) {
-    if (std::optional<ZHandle> handle = pool_.Put(object)) {
-      return PageEntry::InPool(*handle, object.size(), codec);
-    }
-    pool_full_.store(true, std::memory_order_relaxed);
-  }
+  do {
+    std::optional<ZHandle> handle;
+    if (PoolAccepts()) handle = pool_.Put(object);
+    if (handle) return PageEntry::InPool(*handle, object.size(), codec);
+  } while (GiveUpSpare());
+  pool_full_.store(true, std::memory_order_relaxed);
   pool_full_rejects_.fetch_add(1, std::memory_order_relaxed);
   return std::nullopt;
+}
+
+void PageStore::AddSpare(SpareObjects* spare) {
+  MutexLock lock(spare_mutex_);
+  spare_.push_back(spare);
+}
+
+void PageStore::RemoveSpare(SpareObjects* spare) {
+  MutexLock lock(spare_mutex_);
+  std::erase(spare_, spare);
+}
+
+bool PageStore::GiveUpSpare() {
+  if (clean.pages.load(std::memory_order_relaxed) == 0) return false;
+  MutexLock lock(spare_mutex_);
+  for (size_t tries = 0; tries < spare_.size(); ++tries) {
+    if (spare_[next_spare_++ % spare_.size()]->GiveUp()) return true;
+  }
+  return false;
+}
+
+bool PageStore::HasCleanRoom(uint64_t bytes) const {
+  constexpr uint64_t kAlways = uint64_t{16} << 20;
+  unsigned percent = options_.clean_pages_percent;
+  if (percent == 0) return false;
+  uint64_t most = std::max(pool_.held_bytes() / 100 * percent, kAlways);
+  return clean.object_bytes.load(std::memory_order_relaxed) +
+             clean.metadata_bytes.load(std::memory_order_relaxed) + bytes <=
+         most;
 }
 
 std::optional<PageEntry> PageStore::PutOnDisk(std::span<const std::byte> object, CodecId codec,
@@ -103,11 +133,15 @@ std::optional<PageEntry> PageStore::PutOnDisk(std::span<const std::byte> object,
   return PageEntry::OnDisk({handle, object.size()}, codec);
 }
 
-std::optional<PageEntry> PageStore::WriteBack(PageEntry entry) {
+AppendResult PageStore::WriteBack(PageEntry entry, PageEntry* written) {
   std::span<const std::byte> object = pool_.Get(entry.handle(), entry.object_bytes());
-  std::optional<PageEntry> written = PutOnDisk(object, entry.codec());
-  if (written) written_back_pages_.fetch_add(1, std::memory_order_relaxed);
-  return written;
+  AppendResult result = AppendResult::kFull;
+  std::optional<PageEntry> stored =
+      PutOnDisk(object, entry.codec(), BackingFile::Purpose::kStoring, &result);
+  if (!stored) return result;
+  *written = *stored;
+  written_back_pages_.fetch_add(1, std::memory_order_relaxed);
+  return result;
 }
 
 std::optional<PageEntry> PageStore::Rewrite(PageEntry entry, Workspace& workspace) {
@@ -115,6 +149,24 @@ std::optional<PageEntry> PageStore::Rewrite(PageEntry entry, Workspace& workspac
   std::span<std::byte> object = std::span(workspace.object_).first(from.bytes);
   if (options_.backing->ReadNow(from, object) != DiskReadStatus::kOk) return std::nullopt;
   return PutOnDisk(object, entry.codec(), BackingFile::Purpose::kCleaning);
+}
+
+std::optional<PageEntry> PageStore::Recompress(CodecId codec, std::span<const std::byte> object,
+                                               Workspace& workspace) {
+  const Compressor* compressor = FindCompressor(CodecId::kZstd);
+  // In a size class below that of `object`.
+  size_t most = (object.size() - 1) / kPoolGranuleBytes * kPoolGranuleBytes;
+  if (compressor == nullptr || codec == compressor->id() || most == 0 ||
+      !Decode(codec, object, workspace.object_, workspace)) {
+    return std::nullopt;
+  }
+  std::span<std::byte> out = std::span(workspace.compressed_).first(most);
+  Scratch& scratch = *workspace.scratch_[static_cast<size_t>(compressor->id())];
+  std::optional<size_t> bytes = compressor->Compress(workspace.object_, out, scratch);
+  if (!bytes) return std::nullopt;
+  std::optional<ZHandle> handle = pool_.Put(out.first(*bytes));
+  if (!handle) return std::nullopt;
+  return PageEntry::InPool(*handle, *bytes, compressor->id());
 }
 
 PageEntry PageStore::PutRaw(std::span<const std::byte, kPageBytes> page) {
@@ -161,6 +213,13 @@ bool PageStore::Decode(CodecId codec, std::span<const std::byte> object,
   }
 }
 
+bool PageStore::Holds(PageEntry entry, std::span<const std::byte, kPageBytes> page,
+                      Workspace& workspace) const {
+  ZMEM_CHECK(entry.state() == PageState::kInPool);
+  return Get(entry, workspace.object_, workspace) &&
+         std::memcmp(workspace.object_.data(), page.data(), kPageBytes) == 0;
+}
+
 PageEntry PageStore::AddReference(PageEntry entry) {
   if (!entry.has_object()) return entry;
   MutexLock lock(mutex_);
@@ -200,7 +259,8 @@ PageStore::Stats PageStore::stats() const {
 
 uint64_t PageStore::metadata_bytes() {
   MutexLock lock(mutex_);
-  return extra_holders_.capacity() * (sizeof(uint64_t) + sizeof(uint32_t) + 1);
+  return extra_holders_.capacity() * (sizeof(uint64_t) + sizeof(uint32_t) + 1) +
+         clean.metadata_bytes.load(std::memory_order_relaxed);
 }
 
 }  // namespace zmem

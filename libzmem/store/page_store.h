@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "libzmem/backing/backing_file.h"
@@ -30,6 +31,14 @@ enum class StoreResult {
   kBusy,            // the backing file has no buffer free: there is room in a moment
 };
 
+// Objects that are kept beyond need.
+class SpareObjects {
+ public:
+  virtual ~SpareObjects() = default;
+  // Releases them: the store needs their room. Called on any thread. False if there were none.
+  virtual bool GiveUp() = 0;
+};
+
 class PageStore {
  public:
   struct Options {
@@ -41,6 +50,9 @@ class PageStore {
     // Once the pool was full it takes nothing until it holds no more than this share of its limit.
     // May be changed later.
     unsigned accept_threshold_percent = 90;
+    // Of what the pool holds, the share that objects of pages that came back may take, or 16 MiB if
+    // that is more; 0: none is kept.
+    unsigned clean_pages_percent = 10;
     BackingFile* backing = nullptr;
   };
 
@@ -70,6 +82,15 @@ class PageStore {
     uint64_t file_suspended_rejects = 0;
   };
 
+  // Of pages that came back, and whose objects are kept (clean_pages.h).
+  struct CleanCounters {
+    std::atomic<uint64_t> pages{0};           // now
+    std::atomic<uint64_t> object_bytes{0};    // of their objects in the pool, now
+    std::atomic<uint64_t> metadata_bytes{0};  // memory for keeping them, now
+    std::atomic<uint64_t> reused{0};          // in all: went out again as they were
+    std::atomic<uint64_t> changed{0};         // in all: went out again with other bytes
+  };
+
   PageStore(Zpool& pool, const Options& options)
       : pool_(pool),
         options_(options),
@@ -90,6 +111,10 @@ class PageStore {
   bool Decode(CodecId codec, std::span<const std::byte> object,
               std::span<std::byte, kPageBytes> page, Workspace& workspace) const;
 
+  // Whether an entry in the pool holds `page`.
+  bool Holds(PageEntry entry, std::span<const std::byte, kPageBytes> page,
+             Workspace& workspace) const;
+
   // A second holder of `entry`: returns the entry that both carry from now on.
   PageEntry AddReference(PageEntry entry);
   // Ends one holder's claim; frees the object with the last.
@@ -97,10 +122,24 @@ class PageStore {
 
   // For upkeep: the same object in another place, which nobody owns yet either. `entry` is one that
   // nobody releases meanwhile; it keeps its object.
-  // From the pool to the file; nullopt if the file does not take it.
-  std::optional<PageEntry> WriteBack(PageEntry entry);
+  // From the pool to the file. `*written` is set if the result is kDone.
+  AppendResult WriteBack(PageEntry entry, PageEntry* written);
   // From one place in the file to another. Waits for the disk.
   std::optional<PageEntry> Rewrite(PageEntry entry, Workspace& workspace);
+  // The page that `object` of `codec` holds, compressed harder and in the pool. nullopt unless that
+  // takes less room there.
+  std::optional<PageEntry> Recompress(CodecId codec, std::span<const std::byte> object,
+                                      Workspace& workspace);
+
+  // Who keeps spare objects. They are given up before the pool refuses anything.
+  void AddSpare(SpareObjects* spare);
+  // GiveUp is not called any more once this has returned.
+  void RemoveSpare(SpareObjects* spare);
+  // Has spare objects of one keeper released, another each time. False if there are none.
+  bool GiveUpSpare();
+  // Whether spare objects may take so many more bytes.
+  bool HasCleanRoom(uint64_t bytes) const;
+  CleanCounters clean;
 
   // Whether the pool refuses what is not freed first.
   bool pool_full() const { return pool_full_.load(std::memory_order_relaxed); }
@@ -115,7 +154,7 @@ class PageStore {
   BackingFile* backing() const { return options_.backing; }
   const Options& options() const { return options_; }
   Stats stats() const;
-  // Memory of the reference counts.
+  // Memory of the reference counts, and for keeping spare objects.
   uint64_t metadata_bytes();
 
  private:
@@ -135,6 +174,10 @@ class PageStore {
   std::atomic<uint64_t> spilled_pages_{0};
   std::atomic<uint64_t> written_back_pages_{0};
   std::array<std::atomic<uint64_t>, 5> append_results_{};  // by AppendResult
+
+  Mutex spare_mutex_;  // taken before the keepers' own
+  std::vector<SpareObjects*> spare_ ABSL_GUARDED_BY(spare_mutex_);
+  size_t next_spare_ ABSL_GUARDED_BY(spare_mutex_) = 0;
 
   Mutex mutex_;
   // Holders beyond the first of objects that forked relatives share, by the bits of the entry that

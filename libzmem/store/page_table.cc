@@ -188,6 +188,8 @@ std::shared_ptr<Chunk> PageTable::Unshare(
                             std::memory_order_relaxed);
   copy->stored_ns.store(chunk->stored_ns.load(std::memory_order_relaxed),
                         std::memory_order_relaxed);
+  copy->recompressed_ns.store(chunk->recompressed_ns.load(std::memory_order_relaxed),
+                              std::memory_order_relaxed);
   copy->quarantined_ns.store(chunk->quarantined_ns.load(std::memory_order_relaxed),
                              std::memory_order_relaxed);
   {

@@ -79,6 +79,8 @@ class Chunk {
   // When pages of it were last stored; 0 never. With the former it says how long its objects have
   // been of no use.
   std::atomic<int64_t> stored_ns{0};
+  // When its objects were last looked at for recompression; 0 never.
+  std::atomic<int64_t> recompressed_ns{0};
   // When its last entry was quarantined; 0 never. Its quarantines end RecentRemovals::kHorizonNs
   // later at the latest.
   std::atomic<int64_t> quarantined_ns{0};

@@ -70,7 +70,12 @@ void ProcessCounters::RemoveStored(PageEntry entry) {
 }
 
 Process::Process(PageStore& store, ChunkArena& arena, Userfaultfd uffd)
-    : store(store), arena(arena), uffd(std::move(uffd)), table(arena), token(MakeToken()) {}
+    : store(store),
+      arena(arena),
+      uffd(std::move(uffd)),
+      table(arena),
+      token(MakeToken()),
+      clean_pages(store) {}
 
 Process::~Process() {
   for (uint64_t number : table.Numbers()) RemoveChunk(number);
@@ -147,6 +152,12 @@ void Process::Retire(PageEntry entry) {
     counters.RemoveStored(entry);
     store.Release(entry);
   }
+}
+
+void Process::RetireClean(Address page, PageEntry entry,
+                          std::span<const std::byte, kPageBytes> bytes) {
+  if (!clean_pages.Keep(page, entry, bytes)) return Retire(entry);
+  counters.RemoveStored(entry);
 }
 
 bool Process::Decode(PageEntry entry, std::span<std::byte, kPageBytes> page,

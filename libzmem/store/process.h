@@ -14,6 +14,7 @@
 #include "libzmem/base/histogram.h"
 #include "libzmem/base/mutex.h"
 #include "libzmem/base/page.h"
+#include "libzmem/store/clean_pages.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
 #include "libzmem/store/recent_removals.h"
@@ -129,6 +130,7 @@ class Process {
   bool arrivals_pending = false;
 
   RecentRemovals removals;
+  CleanPages clean_pages;
 
   // Pages that the program's memory cgroup still takes, as far as we know: what is filled in is
   // taken off, and the cgroup is asked again when little is left.
@@ -163,6 +165,9 @@ class Process {
   void DropUnregistered();
   // Lets go of one stored form that is no longer published.
   void Retire(PageEntry entry);
+  // The same of one whose page is back in the program with these bytes: it may go out again as it
+  // is.
+  void RetireClean(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes);
   // The bytes of a page that is staged or stored, for the owner of kRestoring. False if they cannot
   // be had: the address space is gone, or the object is damaged.
   bool Decode(PageEntry entry, std::span<std::byte, kPageBytes> page,

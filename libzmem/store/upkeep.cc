@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <span>
+#include <thread>
 
 #include "libzmem/base/check.h"
 
@@ -55,11 +58,27 @@ void ForEachChunk(const Upkeep::ProcessesFn& processes, const std::atomic<bool>&
 }  // namespace
 
 void Upkeep::Run(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+  // One whose limit was lowered is emptied to where a full one takes pages again, too.
+  if (store_.pool().held_bytes() > store_.pool().limit_bytes()) shrinking_ = true;
+  if (store_.pool().held_bytes() <= store_.accept_bytes()) shrinking_ = false;
+  AgeCleanPages(processes);
   if (store_.backing() != nullptr) {
     CleanFile(processes, stop);
     WriteBack(processes, stop);
   }
+  Recompress(processes, stop);
   CompactPool(processes, stop);
+}
+
+void Upkeep::AgeCleanPages(const ProcessesFn& processes) {
+  if (shrinking_) {
+    while (store_.GiveUpSpare()) {
+    }
+  }
+  int64_t now_ns = clock_.now_ns();
+  if (now_ns - clean_aged_ns_ < options_.clean_pages_age_ns) return;
+  clean_aged_ns_ = now_ns;
+  for (const std::shared_ptr<Process>& process : processes()) process->clean_pages.Age();
 }
 
 void Upkeep::CompactPool(const ProcessesFn& processes, const std::atomic<bool>& stop) {
@@ -69,6 +88,12 @@ void Upkeep::CompactPool(const ProcessesFn& processes, const std::atomic<bool>& 
     return;
   }
   store_.pool().ChooseVictims(kVictims);
+  // Copying what can be done without is not worth it.
+  for (const std::shared_ptr<Process>& process : processes()) {
+    process->clean_pages.DropIf([this](PageEntry entry) {
+      return entry.state() == PageState::kInPool && store_.pool().IsVictim(entry.handle());
+    });
+  }
   ForEachChunk(processes, stop, [this](const std::shared_ptr<Process>& process, uint64_t number) {
     CompactChunk(*process, number);
   });
@@ -122,10 +147,6 @@ void Upkeep::CompactChunk(Process& process, uint64_t chunk_number) {
 }
 
 void Upkeep::WriteBack(const ProcessesFn& processes, const std::atomic<bool>& stop) {
-  uint64_t limit = store_.pool().limit_bytes();
-  // One whose limit was lowered is emptied to where a full one takes pages again, too.
-  if (store_.pool().held_bytes() > limit) shrinking_ = true;
-  if (store_.pool().held_bytes() <= store_.accept_bytes()) shrinking_ = false;
   bool is_full = store_.pool_full() || shrinking_;
   if (!is_full && options_.writeback_age_ns == 0) return;
   std::vector<StoredChunk> chunks;
@@ -150,10 +171,14 @@ bool Upkeep::WriteBackChunk(Process& process, uint64_t chunk_number) {
   // Under the gate the objects of a chunk that nobody shares stay, so they can be copied; few at a
   // time, as a fault may wait for it.
   constexpr size_t kObjects = 8;
+  // A segment is written within milliseconds.
+  constexpr auto kPause = std::chrono::milliseconds(1);
+  constexpr int kPatience = 100;
+  int pauses = 0;
   for (size_t page = 0; page < kPagesPerChunk;) {
     std::array<PageEntry, kObjects> freed;
     size_t count = 0;
-    bool took = true;
+    AppendResult result = AppendResult::kDone;
     {
       GateLock lock(process.gate);
       std::shared_ptr<Chunk> chunk = Exclusive(process, chunk_number);
@@ -162,26 +187,138 @@ bool Upkeep::WriteBackChunk(Process& process, uint64_t chunk_number) {
         PageEntry entry = chunk->Load(page);
         // What one word fills is smaller than a record in the file.
         if (!IsMovable(entry, PageState::kInPool) || entry.codec() == CodecId::kSameWord) continue;
-        std::optional<PageEntry> written = store_.WriteBack(entry);
-        took = written.has_value();
-        if (!took) break;
-        process.counters.AddStored(*written);
+        PageEntry written;
+        result = store_.WriteBack(entry, &written);
+        if (result != AppendResult::kDone) break;
+        process.counters.AddStored(written);
         PageEntry expected = entry;
-        bool swapped = chunk->Transition(page, expected, *written);
+        bool swapped = chunk->Transition(page, expected, written);
         ZMEM_CHECK(swapped);  // a stored page of ours changes under the gate only
         freed[count++] = entry;
       }
     }
     for (PageEntry entry : std::span(freed).first(count)) process.Retire(entry);
-    if (!took) return false;
+    if (result == AppendResult::kBusy && ++pauses < kPatience) {
+      std::this_thread::sleep_for(kPause);
+    } else if (result != AppendResult::kDone) {
+      return false;
+    }
   }
   return true;
+}
+
+void Upkeep::Recompress(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+  if (options_.recompress_age_ns == 0) return;
+  // What was not spent does not add up to a burst.
+  constexpr int64_t kMostCreditNs = 100'000'000;
+  int64_t now_ns = clock_.now_ns();
+  int64_t earned_ns = (now_ns - recompress_paid_ns_) / 100 * options_.recompress_cpu_percent;
+  recompress_credit_ns_ = std::min(recompress_credit_ns_ + earned_ns, kMostCreditNs);
+  recompress_paid_ns_ = now_ns;
+  if (now_ns < recompress_idle_until_ns_) return;
+  int64_t start_ns = cpu_clock_.now_ns();
+  auto left_ns = [&] { return recompress_credit_ns_ - (cpu_clock_.now_ns() - start_ns); };
+  bool all_seen = true;
+  ForEachChunk(processes, stop, [&](const std::shared_ptr<Process>& process, uint64_t number) {
+    std::shared_ptr<Chunk> chunk = process->table.Find(number);
+    if (chunk == nullptr || !all_seen) return;
+    int64_t wanted_ns = WantedNs(*chunk);
+    if (now_ns - wanted_ns < options_.recompress_age_ns ||
+        chunk->recompressed_ns.load(std::memory_order_relaxed) > wanted_ns) {
+      return;
+    }
+    all_seen = left_ns() > 0;
+    if (!all_seen) return;
+    chunk->recompressed_ns.store(now_ns, std::memory_order_relaxed);
+    RecompressChunk(*process, number);
+  });
+  // Else the next look goes on.
+  if (all_seen) recompress_idle_until_ns_ = now_ns + options_.recompress_age_ns / 8;
+  int64_t spent_ns = recompress_credit_ns_ - left_ns();
+  recompress_credit_ns_ -= spent_ns;
+  recompress_cpu_ns_.fetch_add(static_cast<uint64_t>(spent_ns), std::memory_order_relaxed);
+}
+
+// One object on its way.
+struct Upkeep::Recompression {
+  size_t page;
+  PageEntry from;
+  std::optional<PageEntry> to;
+  std::array<std::byte, kPageBytes> copy;
+
+  std::span<const std::byte> object() const { return std::span(copy).first(from.object_bytes()); }
+};
+
+void Upkeep::RecompressChunk(Process& process, uint64_t chunk_number) {
+  std::array<Recompression, 8> batch;
+  for (size_t page = 0; page < kPagesPerChunk;) {
+    std::span<Recompression> copied = CopyObjects(process, chunk_number, &page, batch);
+    for (Recompression& each : copied) {
+      each.to = store_.Recompress(each.from.codec(), each.object(), workspace_);
+      if (each.to) process.counters.AddStored(*each.to);
+    }
+    PublishRecompressed(process, chunk_number, copied);
+  }
+}
+
+std::span<Upkeep::Recompression> Upkeep::CopyObjects(Process& process, uint64_t chunk_number,
+                                                     size_t* page, std::span<Recompression> batch) {
+  size_t count = 0;
+  GateLock lock(process.gate);
+  std::shared_ptr<Chunk> chunk = Exclusive(process, chunk_number);
+  if (chunk == nullptr) *page = kPagesPerChunk;
+  for (; *page < kPagesPerChunk && count < batch.size(); ++*page) {
+    PageEntry entry = chunk->Load(*page);
+    if (!IsMovable(entry, PageState::kInPool) || entry.codec() == CodecId::kSameWord ||
+        entry.codec() == CodecId::kZstd) {
+      continue;
+    }
+    std::span<const std::byte> object = store_.pool().Get(entry.handle(), entry.object_bytes());
+    batch[count].page = *page;
+    batch[count].from = entry;
+    std::memcpy(batch[count].copy.data(), object.data(), object.size());
+    ++count;
+  }
+  return batch.first(count);
+}
+
+void Upkeep::PublishRecompressed(Process& process, uint64_t chunk_number,
+                                 std::span<Recompression> batch) {
+  {
+    GateLock lock(process.gate);
+    std::shared_ptr<Chunk> chunk = Exclusive(process, chunk_number);
+    for (Recompression& each : batch) {
+      if (!each.to) continue;
+      PageEntry entry = each.from;
+      bool is_same = chunk != nullptr && chunk->Load(each.page) == entry;
+      if (is_same) {
+        // The entry may have come to name another object in the same place.
+        std::span<const std::byte> now = store_.pool().Get(entry.handle(), entry.object_bytes());
+        is_same = std::memcmp(now.data(), each.copy.data(), now.size()) == 0;
+      }
+      // What is left in `from` is to be let go of.
+      if (!is_same || !chunk->Transition(each.page, entry, *each.to)) each.from = *each.to;
+    }
+  }
+  for (const Recompression& each : batch) {
+    if (!each.to) continue;
+    if (each.from != *each.to) {
+      recompressed_objects_.fetch_add(1, std::memory_order_relaxed);
+      recompressed_bytes_.fetch_add(each.from.object_bytes() - each.to->object_bytes(),
+                                    std::memory_order_relaxed);
+    }
+    process.Retire(each.from);
+  }
 }
 
 void Upkeep::CleanFile(const ProcessesFn& processes, const std::atomic<bool>& stop) {
   BackingFile& file = *store_.backing();
   BackingFile::Stats before = file.stats();
   if (before.free_segments > before.segments / kLeastFreeDivisor) return;
+  for (const std::shared_ptr<Process>& process : processes()) {
+    process->clean_pages.DropIf(
+        [](PageEntry entry) { return entry.state() == PageState::kOnDisk; });
+  }
   constexpr size_t kSegments = 64;
   if (file.ChooseVictims(kSegments) > 0) {
     ForEachChunk(processes, stop, [this](const std::shared_ptr<Process>& process, uint64_t number) {
@@ -218,7 +355,10 @@ Upkeep::Stats Upkeep::stats() const {
   return {.compaction_rounds = compaction_rounds_.load(std::memory_order_relaxed),
           .compacted_objects = compacted_objects_.load(std::memory_order_relaxed),
           .compacted_bytes = compacted_bytes_.load(std::memory_order_relaxed),
-          .rewritten_objects = rewritten_objects_.load(std::memory_order_relaxed)};
+          .rewritten_objects = rewritten_objects_.load(std::memory_order_relaxed),
+          .recompressed_objects = recompressed_objects_.load(std::memory_order_relaxed),
+          .recompressed_bytes = recompressed_bytes_.load(std::memory_order_relaxed),
+          .recompress_cpu_ns = recompress_cpu_ns_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace zmem

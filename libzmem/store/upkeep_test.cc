@@ -19,10 +19,10 @@ constexpr size_t kPages = 16 * kPagesPerChunk;
 class UpkeepTest : public testing::Test {
  protected:
   UpkeepTest() : UpkeepTest(TestStore::Options()) {}
-  explicit UpkeepTest(const TestStore::Options& options)
+  explicit UpkeepTest(const TestStore::Options& options, const Upkeep::Options& upkeep = {})
       : store_(options),
         process_(ProcessOfThisOne(store_)),
-        upkeep_(store_.store, clock_, Upkeep::Options()) {}
+        upkeep_(store_.store, clock_, cpu_clock_, upkeep) {}
 
   static Address address(size_t page) { return kFirst + page * kPageBytes; }
   static PageBytes Content(size_t page, uint64_t version) {
@@ -33,6 +33,7 @@ class UpkeepTest : public testing::Test {
     PageBytes bytes = Content(page, version);
     ZMEM_CHECK(store_.store.Put(bytes.bytes, workspace, &entry) == StoreResult::kStored);
     Publish(*process_, address(page), entry);
+    process_->table.Find(ChunkNumber(address(page)))->stored_ns = clock_.now_ns();
   }
   // As the fault thread does under the gate. True if the page was stored.
   bool Drop(size_t page) {
@@ -60,6 +61,7 @@ class UpkeepTest : public testing::Test {
   }
 
   MonotonicClock clock_;
+  ThreadCpuClock cpu_clock_;
   TestStore store_;
   std::shared_ptr<Process> process_;
   Upkeep upkeep_;
@@ -104,7 +106,13 @@ TEST_F(UpkeepTest, WhatForkedRelativesShareStaysWhereItIs) {
   EXPECT_GT(density(), 0.9);
 }
 
-TEST_F(UpkeepTest, PagesThatComeAndGoMeanwhileAreNeverWrong) {
+// Everything that upkeep does at once: also compresses harder what was stored a moment ago.
+class EagerUpkeepTest : public UpkeepTest {
+ protected:
+  EagerUpkeepTest() : UpkeepTest({}, {.recompress_age_ns = 1, .recompress_cpu_percent = 100}) {}
+};
+
+TEST_F(EagerUpkeepTest, PagesThatComeAndGoMeanwhileAreNeverWrong) {
   std::vector<uint64_t> version(kPages, 0);
   for (size_t page = 0; page < kPages; ++page) Store(page, 0, store_.workspace);
   uint64_t seed = TestSeed();
@@ -134,9 +142,100 @@ TEST_F(UpkeepTest, PagesThatComeAndGoMeanwhileAreNeverWrong) {
     }
   }
   EXPECT_GT(upkeep_.stats().compaction_rounds, 0u);
+  EXPECT_GT(upkeep_.stats().recompressed_objects, 0u);
   for (size_t page = 0; page < kPages; ++page) Drop(page);
   EXPECT_EQ(store_.objects(), 0u);
   EXPECT_EQ(process_->counters.compressed_bytes, 0u);
+}
+
+class RecompressionTest : public UpkeepTest {
+ protected:
+  static constexpr int64_t kSecond = 1'000'000'000;
+
+  // A CPU that takes a while for everything.
+  class SlowCpu final : public Clock {
+   public:
+    int64_t now_ns() const override { return now_ns_ += 1'000'000; }
+
+   private:
+    mutable int64_t now_ns_ = 0;
+  };
+
+  RecompressionTest() {
+    for (size_t page = 0; page < kPages; ++page) Store(page, 0, store_.workspace);
+    SetStored(0);
+  }
+  void SetStored(int64_t ns) {
+    for (uint64_t number : process_->table.Numbers()) process_->table.Find(number)->stored_ns = ns;
+  }
+  void Run(Upkeep& upkeep) {
+    upkeep.Run([this] { return std::vector{process_}; }, stop_);
+  }
+  size_t Recompressed() {
+    size_t count = 0;
+    for (size_t page = 0; page < kPages; ++page) {
+      count += EntryOf(*process_, address(page)).codec() == CodecId::kZstd;
+    }
+    return count;
+  }
+
+  FakeClock time_;
+};
+
+TEST_F(RecompressionTest, WhatIsIdleTakesLessRoomAndStaysRight) {
+  Upkeep upkeep(store_.store, time_, cpu_clock_,
+                {.recompress_age_ns = 10 * kSecond, .recompress_cpu_percent = 100});
+  time_.Advance(5 * kSecond);
+  Run(upkeep);
+  EXPECT_EQ(Recompressed(), 0u) << "nothing is old enough";
+  uint64_t before = process_->counters.held_bytes;
+  process_->table.Find(ChunkNumber(address(0)))->last_fault_ns = 10 * kSecond;
+  for (int look = 0; look < 100 && Recompressed() < kPages - kPagesPerChunk; ++look) {
+    time_.Advance(look == 0 ? 6 * kSecond : kSecond / 50);
+    Run(upkeep);
+  }
+  EXPECT_EQ(Recompressed(), kPages - kPagesPerChunk) << "all but the chunk that was wanted";
+  EXPECT_LT(process_->counters.held_bytes, before);
+  Upkeep::Stats stats = upkeep.stats();
+  EXPECT_EQ(stats.recompressed_objects, kPages - kPagesPerChunk);
+  EXPECT_GT(stats.recompressed_bytes, 0u);
+  EXPECT_GT(stats.recompress_cpu_ns, 0u);
+  EXPECT_EQ(store_.pool->stats().live_bytes, process_->counters.compressed_bytes);
+  for (size_t page = 0; page < kPages; ++page) ExpectHeld(page, 0, store_.workspace);
+  for (size_t page = 0; page < kPages; ++page) Drop(page);
+  EXPECT_EQ(store_.objects(), 0u);
+  EXPECT_EQ(process_->counters.held_bytes, 0u);
+}
+
+TEST_F(RecompressionTest, ItTakesNoMoreCpuTimeThanItMay) {
+  SlowCpu cpu;
+  Upkeep upkeep(store_.store, time_, cpu, {.recompress_age_ns = 1, .recompress_cpu_percent = 1});
+  uint64_t spent_before = 0;
+  size_t done_before = 0;
+  for (int look = 0; look < 3; ++look) {
+    time_.Advance(kSecond / 2);  // pays 5 ms
+    Run(upkeep);
+    uint64_t spent = upkeep.stats().recompress_cpu_ns - spent_before;
+    EXPECT_LE(spent, 8'000'000u);
+    EXPECT_GT(Recompressed(), done_before) << "the next look goes on";
+    spent_before = upkeep.stats().recompress_cpu_ns;
+    done_before = Recompressed();
+  }
+  EXPECT_LT(done_before, kPages);
+}
+
+TEST_F(RecompressionTest, WhatDidNotGetSmallerIsNotTriedAgain) {
+  Upkeep upkeep(store_.store, time_, cpu_clock_,
+                {.recompress_age_ns = kSecond, .recompress_cpu_percent = 100});
+  for (int look = 0; look < 100 && Recompressed() < kPages; ++look) {
+    time_.Advance(2 * kSecond);
+    Run(upkeep);
+  }
+  ASSERT_EQ(Recompressed(), kPages);
+  uint64_t spent = upkeep.stats().recompress_cpu_ns;
+  time_.Advance(kSecond);
+  Run(upkeep);
+  EXPECT_LT(upkeep.stats().recompress_cpu_ns - spent, 1'000'000u);
 }
 
 // The pool takes a quarter of what is stored; the rest goes to the file.

@@ -32,6 +32,7 @@ struct TestStore {
     std::string_view codec = "lz4";
     uint64_t file_bytes = 0;  // of a backing file; 0 is none
     unsigned accept_threshold_percent = 90;
+    unsigned clean_pages_percent = 0;
   };
 
   TestStore() : TestStore(Options()) {}
@@ -43,6 +44,7 @@ struct TestStore {
         store(*pool, {.compressor = FindCompressor(options.codec),
                       .fat_bytes = options.fat_bytes,
                       .accept_threshold_percent = options.accept_threshold_percent,
+                      .clean_pages_percent = options.clean_pages_percent,
                       .backing = file.get()}) {}
 
   static std::unique_ptr<BackingFile> OpenFile(uint64_t bytes) {

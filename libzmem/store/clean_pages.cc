@@ -1,0 +1,211 @@
+#include "libzmem/store/clean_pages.h"
+
+#include <xxhash.h>
+
+#include <utility>
+#include <vector>
+
+namespace zmem {
+namespace {
+
+// A program's forms promise to be of use while more than one in eight was, by a moving average.
+constexpr uint32_t kCertain = 4096;
+constexpr uint32_t kPromising = kCertain / 8;
+constexpr uint32_t kLearnShift = 5;
+// Of those that promise nothing one in so many is kept, to see whether that has changed.
+constexpr uint32_t kProbing = 16;
+
+uint64_t HashOf(std::span<const std::byte, kPageBytes> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+// What it costs to keep the object of `entry` in memory.
+uint64_t BytesOf(PageEntry entry) {
+  return entry.state() == PageState::kInPool ? entry.object_bytes() : 0;
+}
+
+// What takes a few bytes, or as many as the page, is not worth it.
+bool WorthKeeping(PageEntry entry) {
+  return entry.state() == PageState::kOnDisk ||
+         (entry.state() == PageState::kInPool && entry.codec() != CodecId::kRaw &&
+          entry.codec() != CodecId::kSameWord);
+}
+
+}  // namespace
+
+CleanPages::CleanPages(PageStore& store) : store_(store), promise_(kCertain) {
+  store_.AddSpare(this);
+}
+
+CleanPages::~CleanPages() {
+  store_.RemoveSpare(this);
+  GiveUp();
+}
+
+bool CleanPages::Promising() {
+  return promise_.load(std::memory_order_relaxed) >= kPromising ||
+         passed_over_.fetch_add(1, std::memory_order_relaxed) % kProbing == 0;
+}
+
+void CleanPages::Learn(bool reused) {
+  uint32_t promise = promise_.load(std::memory_order_relaxed);
+  promise =
+      reused ? promise + ((kCertain - promise) >> kLearnShift) : promise - (promise >> kLearnShift);
+  promise_.store(promise, std::memory_order_relaxed);
+}
+
+bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes) {
+  if (!WorthKeeping(entry) || !enabled_.load(std::memory_order_acquire) || !Promising() ||
+      !store_.HasCleanRoom(BytesOf(entry))) {
+    return false;
+  }
+  bool on_disk = entry.state() == PageState::kOnDisk;
+  uint64_t hash = on_disk ? HashOf(bytes) : 0;
+  PageEntry replaced;
+  {
+    MutexLock lock(mutex_);
+    std::unique_ptr<ChunkForms>& forms = forms_[ChunkNumber(page)];
+    if (forms == nullptr) {
+      forms = std::make_unique<ChunkForms>();
+      store_.clean.metadata_bytes.fetch_add(sizeof(ChunkForms), std::memory_order_relaxed);
+      chunks_.store(forms_.size(), std::memory_order_relaxed);
+    }
+    if (on_disk && forms->hashes == nullptr) {
+      forms->hashes = std::make_unique<Hashes>();
+      store_.clean.metadata_bytes.fetch_add(sizeof(Hashes), std::memory_order_relaxed);
+    }
+    forms->period = period_;
+    replaced = std::exchange(forms->entries[PageInChunk(page)], entry);
+    if (on_disk) (*forms->hashes)[PageInChunk(page)] = hash;
+  }
+  store_.clean.pages.fetch_add(1, std::memory_order_relaxed);
+  store_.clean.object_bytes.fetch_add(BytesOf(entry), std::memory_order_relaxed);
+  if (replaced != PageEntry()) Release(replaced);
+  // set_enabled(false) may have looked before this was here.
+  if (!enabled_.load(std::memory_order_acquire)) GiveUp();
+  return true;
+}
+
+PageEntry CleanPages::Take(Address page, uint64_t* hash) {
+  MutexLock lock(mutex_);
+  auto found = forms_.find(ChunkNumber(page));
+  if (found == forms_.end()) return PageEntry();
+  ChunkForms& forms = *found->second;
+  if (forms.hashes != nullptr) *hash = (*forms.hashes)[PageInChunk(page)];
+  return std::exchange(forms.entries[PageInChunk(page)], PageEntry());
+}
+
+std::optional<PageEntry> CleanPages::Reuse(Address page,
+                                           std::span<const std::byte, kPageBytes> bytes,
+                                           PageStore::Workspace& workspace) {
+  if (chunks_.load(std::memory_order_relaxed) == 0) return std::nullopt;
+  uint64_t hash = 0;
+  PageEntry entry = Take(page, &hash);
+  if (entry == PageEntry()) return std::nullopt;
+  bool same = entry.state() == PageState::kOnDisk ? hash == HashOf(bytes)
+                                                  : store_.Holds(entry, bytes, workspace);
+  Learn(same);
+  if (!same) {
+    store_.clean.changed.fetch_add(1, std::memory_order_relaxed);
+    Release(entry);
+    return std::nullopt;
+  }
+  store_.clean.reused.fetch_add(1, std::memory_order_relaxed);
+  store_.clean.pages.fetch_sub(1, std::memory_order_relaxed);
+  store_.clean.object_bytes.fetch_sub(BytesOf(entry), std::memory_order_relaxed);
+  return entry;
+}
+
+void CleanPages::Release(PageEntry entry) {
+  store_.clean.pages.fetch_sub(1, std::memory_order_relaxed);
+  store_.clean.object_bytes.fetch_sub(BytesOf(entry), std::memory_order_relaxed);
+  store_.Release(entry);
+}
+
+void CleanPages::ReleaseAll(const ChunkForms& forms) {
+  for (PageEntry entry : forms.entries) {
+    if (entry != PageEntry()) Release(entry);
+  }
+  uint64_t bytes = sizeof(ChunkForms) + (forms.hashes == nullptr ? 0 : sizeof(Hashes));
+  store_.clean.metadata_bytes.fetch_sub(bytes, std::memory_order_relaxed);
+}
+
+template <typename Unwanted>
+void CleanPages::DropForms(Unwanted unwanted) {
+  if (chunks_.load(std::memory_order_relaxed) == 0) return;
+  std::vector<std::unique_ptr<ChunkForms>> dropped;
+  {
+    MutexLock lock(mutex_);
+    for (auto at = forms_.begin(); at != forms_.end();) {
+      auto here = at++;
+      if (!unwanted(*here->second)) continue;
+      dropped.push_back(std::move(here->second));
+      forms_.erase(here);
+    }
+    chunks_.store(forms_.size(), std::memory_order_relaxed);
+  }
+  for (const std::unique_ptr<ChunkForms>& forms : dropped) ReleaseAll(*forms);
+}
+
+void CleanPages::Drop(AddressRange range) {
+  if (range.empty() || chunks_.load(std::memory_order_relaxed) == 0) return;
+  std::vector<PageEntry> dropped;
+  auto drop_from = [&](uint64_t number, ChunkForms& forms) {
+    Address start = number << kChunkShift;
+    AddressRange part = range.Intersect({start, start + kChunkBytes});
+    for (Address page = part.start; page < part.end; page += kPageBytes) {
+      PageEntry entry = std::exchange(forms.entries[PageInChunk(page)], PageEntry());
+      if (entry != PageEntry()) dropped.push_back(entry);
+    }
+  };
+  {
+    MutexLock lock(mutex_);
+    uint64_t first = ChunkNumber(range.start);
+    uint64_t last = ChunkNumber(range.end - 1);
+    if (last - first < forms_.size()) {
+      for (uint64_t number = first; number <= last; ++number) {
+        auto found = forms_.find(number);
+        if (found != forms_.end()) drop_from(number, *found->second);
+      }
+    } else {
+      for (auto& [number, forms] : forms_) drop_from(number, *forms);
+    }
+  }
+  for (PageEntry entry : dropped) Release(entry);
+}
+
+void CleanPages::DropIf(absl::FunctionRef<bool(PageEntry)> unwanted) {
+  std::vector<PageEntry> dropped;
+  {
+    MutexLock lock(mutex_);
+    for (auto& [number, forms] : forms_) {
+      for (PageEntry& entry : forms->entries) {
+        if (entry == PageEntry() || !unwanted(entry)) continue;
+        dropped.push_back(std::exchange(entry, PageEntry()));
+      }
+    }
+  }
+  for (PageEntry entry : dropped) Release(entry);
+}
+
+void CleanPages::Age() {
+  uint64_t oldest;
+  {
+    MutexLock lock(mutex_);
+    oldest = period_++;
+  }
+  DropForms([oldest](const ChunkForms& forms) { return forms.period < oldest; });
+}
+
+bool CleanPages::GiveUp() {
+  bool any = chunks_.load(std::memory_order_relaxed) > 0;
+  DropForms([](const ChunkForms&) { return true; });
+  return any;
+}
+
+void CleanPages::set_enabled(bool enabled) {
+  enabled_.store(enabled, std::memory_order_release);
+  if (!enabled) GiveUp();
+}
+
+}  // namespace zmem

@@ -1,0 +1,85 @@
+// The stored forms of pages that came back, of one process: a page that goes out again unchanged is
+// neither compressed nor written again, as with the kernel's swap cache. A form is only ever used
+// for a page with the very bytes that it holds, so one that is out of date is of no use, but of no
+// harm either.
+// Thread-safe. Its lock is taken after the table's and before the pool's.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "libzmem/base/mutex.h"
+#include "libzmem/base/page.h"
+#include "libzmem/store/page_entry.h"
+#include "libzmem/store/page_store.h"
+
+namespace zmem {
+
+class CleanPages final : public SpareObjects {
+ public:
+  // Gives up what it keeps when `store`, which outlives it, needs the room.
+  explicit CleanPages(PageStore& store);
+  ~CleanPages() override;
+  CleanPages(const CleanPages&) = delete;
+  CleanPages& operator=(const CleanPages&) = delete;
+
+  // Takes over `entry`, which is no longer published: what it holds, `bytes`, is back in the
+  // program at `page`. False if it is not worth its room, or has no object: it is still the
+  // caller's then.
+  bool Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes);
+
+  // What was kept for `page`, if it holds `bytes`: to be published again, and the caller's until
+  // then. What holds other bytes is given up.
+  std::optional<PageEntry> Reuse(Address page, std::span<const std::byte, kPageBytes> bytes,
+                                 PageStore::Workspace& workspace);
+
+  // Gives up what is kept of pages in `range`.
+  void Drop(AddressRange range);
+  // Gives up the entries that `unwanted` is true of; it must not call back.
+  void DropIf(absl::FunctionRef<bool(PageEntry)> unwanted);
+  // Gives up what was kept before the last call.
+  void Age();
+  // Gives up everything. False if there was nothing.
+  bool GiveUp() override;
+  // Whether anything is kept from now on; what is kept already is given up if not.
+  void set_enabled(bool enabled);
+
+ private:
+  // A hash stands for what lies on disk: reading it back would take longer than writing it again.
+  using Hashes = std::array<uint64_t, kPagesPerChunk>;
+  struct ChunkForms {
+    uint64_t period = 0;  // of Age, when the last was kept
+    std::array<PageEntry, kPagesPerChunk> entries{};
+    std::unique_ptr<Hashes> hashes;  // if one of the entries is on disk
+  };
+  using Forms = absl::flat_hash_map<uint64_t, std::unique_ptr<ChunkForms>>;
+
+  // Whether forms of this process were of use lately. If not, few are kept, to see.
+  bool Promising();
+  void Learn(bool reused);
+  // The entry kept for `page`, and its hash; kResident if there is none. Not kept any more then.
+  PageEntry Take(Address page, uint64_t* hash);
+  void Release(PageEntry entry);
+  void ReleaseAll(const ChunkForms& forms);
+  // Of whole chunks.
+  template <typename Unwanted>
+  void DropForms(Unwanted unwanted);
+
+  PageStore& store_;
+  std::atomic<bool> enabled_{true};
+  std::atomic<uint32_t> promise_;  // 0..kCertain
+  std::atomic<uint32_t> passed_over_{0};
+  std::atomic<size_t> chunks_{0};  // forms_.size(), to pass by without the lock
+  Mutex mutex_;
+  uint64_t period_ ABSL_GUARDED_BY(mutex_) = 0;
+  Forms forms_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace zmem
