@@ -150,6 +150,16 @@ void AddPoolWork(const json& pool, Summary& summary) {
               absl::StrCat(FormatCount(CountAt(pool, "compaction_rounds")), " rounds gave back ",
                            FormatBytes(CountAt(pool, "compacted_bytes")), "; ",
                            FormatBytes(CountAt(pool, "reclaimable_bytes")), " to be gained now"));
+  summary.Add("recompressed",
+              absl::StrCat(FormatCount(CountAt(pool, "recompressed_objects")), " objects, ",
+                           FormatBytes(CountAt(pool, "recompressed_bytes")), " smaller, in ",
+                           FormatDuration(CountAt(pool, "recompress_cpu_ns")), " of CPU time"));
+  summary.Add(
+      "clean pages",
+      absl::StrCat(FormatCount(CountAt(pool, "clean_pages")), " kept in ",
+                   FormatBytes(CountAt(pool, "clean_bytes")), "; ",
+                   FormatCount(CountAt(pool, "clean_reused_pages")), " went out again unchanged, ",
+                   FormatCount(CountAt(pool, "clean_changed_pages")), " changed"));
 }
 
 void AddBackingTraffic(const json& file, Summary& summary) {

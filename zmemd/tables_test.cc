@@ -108,7 +108,10 @@ TEST(RenderStatus, SumsUp) {
              "original_bytes": 432327884, "limit_bytes": 3350000000, "objects": 105548,
              "same_filled_pages": 1234, "accept_bytes": 3015000000,
              "incompressible_rejects": 1, "pool_full_rejects": 1700, "limit_rejects": 200,
-             "compaction_rounds": 3, "compacted_bytes": 4096, "reclaimable_bytes": 8192},
+             "compaction_rounds": 3, "compacted_bytes": 4096, "reclaimable_bytes": 8192,
+             "recompressed_objects": 5000, "recompressed_bytes": 1048576,
+             "recompress_cpu_ns": 125000000, "clean_pages": 1000, "clean_bytes": 524288,
+             "clean_reused_pages": 20000, "clean_changed_pages": 3},
     "metadata_bytes": 1290000, "faults_total": 12345,
     "fault_latency_ns": {"p50": 3310, "p99": 10200, "max": 1204000}})");
   status["processes"] = json::array({Process()});
@@ -126,6 +129,8 @@ TEST(RenderStatus, SumsUp) {
             "refused by pool  200 at its limit, 1,500 after that until it had shrunk to 2.81 GiB\n"
             "incompressible   1 page left in programs\n"
             "compaction       3 rounds gave back 4.00 KiB; 8.00 KiB to be gained now\n"
+            "recompressed     5,000 objects, 1.00 MiB smaller, in 125.0 ms of CPU time\n"
+            "clean pages      1,000 kept in 512.0 KiB; 20,000 went out again unchanged, 3 changed\n"
             "backing file     none\n");
 }
 
