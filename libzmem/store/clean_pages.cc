@@ -61,6 +61,9 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
   }
   bool on_disk = entry.state() == PageState::kOnDisk;
   uint64_t hash = on_disk ? HashOf(bytes) : 0;
+  // Counted first, so that nobody takes off what was not put on.
+  store_.clean.pages.fetch_add(1, std::memory_order_relaxed);
+  store_.clean.object_bytes.fetch_add(BytesOf(entry), std::memory_order_relaxed);
   PageEntry replaced;
   {
     MutexLock lock(mutex_);
@@ -78,8 +81,6 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
     replaced = std::exchange(forms->entries[PageInChunk(page)], entry);
     if (on_disk) (*forms->hashes)[PageInChunk(page)] = hash;
   }
-  store_.clean.pages.fetch_add(1, std::memory_order_relaxed);
-  store_.clean.object_bytes.fetch_add(BytesOf(entry), std::memory_order_relaxed);
   if (replaced != PageEntry()) Release(replaced);
   // set_enabled(false) may have looked before this was here.
   if (!enabled_.load(std::memory_order_acquire)) GiveUp();
