@@ -174,6 +174,7 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
     if (slab == kNoSlab) return absl::OkStatus();
     Candidate candidate = cold_chunks_.back();
     cold_chunks_.pop_back();
+    LookAgain(candidate.chunk_number, candidate.present, now_ns);
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
     if (chunk == nullptr) continue;
     wire::PageSet wanted;
@@ -198,6 +199,34 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
   }
   cold_chunks_.clear();
   return absl::OkStatus();
+}
+
+void Reclaimer::LookAgain(uint64_t chunk_number, const wire::PageSet& present, int64_t now_ns) {
+  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
+  if (chunk == nullptr) return;
+  int64_t last_ns = chunk->incompressible_ns.load(std::memory_order_relaxed);
+  if (last_ns == 0 || now_ns - last_ns < kLookAgainAges * options_.cold_age_ns) return;
+  chunk->incompressible_ns.store(now_ns, std::memory_order_relaxed);
+  wire::PageSet changed;
+  Address start = chunk_number << kChunkShift;
+  std::span<std::byte, kPageBytes> bytes(read_buffer_.data(), kPageBytes);
+  for (size_t page = present.Next(0, true); page < kPagesPerChunk;
+       page = present.Next(page + 1, true)) {
+    // As it is in the program, without taking it.
+    if (chunk->Load(page).Has(PageEntry::kIncompressible) &&
+        process_.memory.Read(start + page * kPageBytes, bytes.data(), kPageBytes) &&
+        process_.store.IsCompressible(bytes, workspace_)) {
+      changed.Add(page);
+    }
+  }
+  if (changed.empty()) return;
+  GateLock lock(process_.gate);
+  chunk = process_.OwnChunk(start);
+  for (size_t page = changed.Next(0, true); chunk != nullptr && page < kPagesPerChunk;
+       page = changed.Next(page + 1, true)) {
+    PageEntry marked = PageEntry().With(PageEntry::kIncompressible);
+    chunk->Transition(page, marked, PageEntry());
+  }
 }
 
 absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageSet wanted,
@@ -428,6 +457,9 @@ absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
     record.present_after += returned->count();
   }
   if (chunk != nullptr) chunk->stored_ns.store(clock_.now_ns(), std::memory_order_relaxed);
+  if (chunk != nullptr && !incompressible.empty()) {
+    chunk->incompressible_ns.store(clock_.now_ns(), std::memory_order_relaxed);
+  }
   scanner_.OnTaken(record.chunk_number, record.present_after);
   return FreeSlab(slab);
 }

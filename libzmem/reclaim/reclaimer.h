@@ -85,6 +85,8 @@ class Reclaimer {
   absl::StatusOr<size_t> EvictChunk(const Candidate& candidate, bool* pool_full);
   absl::Status Scan(int64_t now_ns);
   absl::Status IsolateColdChunks(int64_t now_ns);
+  // Finds out which of the chunk's pages that were incompressible have changed, if it is time.
+  void LookAgain(uint64_t chunk_number, const wire::PageSet& present, int64_t now_ns);
   absl::Status SettleProbations(int64_t now_ns);
   // Lets the faults of the chunk's eligible parts come to us.
   void RegisterChunk(uint64_t chunk_number, const AddressMap& map);
@@ -142,6 +144,8 @@ class Reclaimer {
   // Milliseconds that storing a slab waits for the backing file: a segment is written in a few; a
   // disk that takes longer is too slow to evict to, and a fork may be waiting.
   static constexpr int kFilePatience = 100;
+  // After how many cold ages an incompressible page is looked at again.
+  static constexpr int64_t kLookAgainAges = 16;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
 

@@ -246,6 +246,17 @@ TEST_F(ReclaimerTest, PagesMarkedIncompressibleAreNotTakenByTheScan) {
   ExpectAllHeld();
 }
 
+TEST_F(ReclaimerTest, IncompressiblePagesThatChangeAreTakenInTheEnd) {
+  for (size_t page = 0; page < 32; ++page) Write(page, IncompressiblePage(page));
+  EXPECT_EQ(EvictAll().evicted_pages, 0u);
+  uint64_t isolated = process_->counters.isolated_pages;
+  for (size_t page = 0; page < 8; ++page) Write(page, CompressiblePage(page));
+  Pass(40 * kOptions.cold_age_ns);  // asked less and less often, too
+  EXPECT_EQ(process_->counters.stored_pages, 8u);
+  EXPECT_EQ(process_->counters.isolated_pages, isolated + 8) << "the others were left alone";
+  ExpectAllHeld();
+}
+
 TEST_F(ReclaimerTest, UnmappingAChunkOnProbationFreesItsSlab) {
   WriteVaried(0, 2 * kPagesPerChunk);
   PassUntilStaged();

@@ -41,14 +41,11 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
       return StoreResult::kStored;
     }
   }
-  const Compressor& compressor = *options_.compressor;
   bool has_file = options_.backing != nullptr;
-  std::span<std::byte> out =
-      std::span(workspace.compressed_).first(has_file ? kWorthCompressing : options_.fat_bytes);
-  std::optional<size_t> bytes =
-      compressor.Compress(page, out, *workspace.scratch_[static_cast<size_t>(compressor.id())]);
-  std::span<const std::byte> object = bytes ? out.first(*bytes) : std::span<const std::byte>(page);
-  CodecId codec = bytes ? compressor.id() : CodecId::kRaw;
+  std::optional<size_t> bytes = Compress(page, workspace);
+  std::span<const std::byte> object =
+      bytes ? std::span(workspace.compressed_).first(*bytes) : std::span<const std::byte>(page);
+  CodecId codec = bytes ? options_.compressor->id() : CodecId::kRaw;
   bool is_fat = object.size() > options_.fat_bytes;
   std::optional<PageEntry> stored;
   AppendResult file = AppendResult::kFull;
@@ -70,6 +67,19 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
   if (bytes || has_file) return StoreResult::kPoolFull;
   incompressible_rejects_.fetch_add(1, std::memory_order_relaxed);
   return StoreResult::kIncompressible;
+}
+
+std::optional<size_t> PageStore::Compress(std::span<const std::byte, kPageBytes> page,
+                                          Workspace& workspace) const {
+  const Compressor& compressor = *options_.compressor;
+  size_t most = options_.backing != nullptr ? kWorthCompressing : options_.fat_bytes;
+  return compressor.Compress(page, std::span(workspace.compressed_).first(most),
+                             *workspace.scratch_[static_cast<size_t>(compressor.id())]);
+}
+
+bool PageStore::IsCompressible(std::span<const std::byte, kPageBytes> page,
+                               Workspace& workspace) const {
+  return options_.backing != nullptr || Compress(page, workspace).has_value();
 }
 
 uint64_t PageStore::accept_bytes() const {

@@ -111,6 +111,8 @@ class PageStore {
   bool Decode(CodecId codec, std::span<const std::byte> object,
               std::span<std::byte, kPageBytes> page, Workspace& workspace) const;
 
+  // Whether Put would not find `page` incompressible.
+  bool IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace) const;
   // Whether an entry in the pool holds `page`.
   bool Holds(PageEntry entry, std::span<const std::byte, kPageBytes> page,
              Workspace& workspace) const;
@@ -158,6 +160,9 @@ class PageStore {
   uint64_t metadata_bytes();
 
  private:
+  // Into workspace.compressed_; nullopt if that takes too much room.
+  std::optional<size_t> Compress(std::span<const std::byte, kPageBytes> page,
+                                 Workspace& workspace) const;
   std::optional<PageEntry> PutInPool(std::span<const std::byte> object, CodecId codec);
   std::optional<PageEntry> PutOnDisk(std::span<const std::byte> object, CodecId codec,
                                      BackingFile::Purpose purpose = BackingFile::Purpose::kStoring,

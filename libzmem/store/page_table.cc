@@ -190,6 +190,8 @@ std::shared_ptr<Chunk> PageTable::Unshare(
                         std::memory_order_relaxed);
   copy->recompressed_ns.store(chunk->recompressed_ns.load(std::memory_order_relaxed),
                               std::memory_order_relaxed);
+  copy->incompressible_ns.store(chunk->incompressible_ns.load(std::memory_order_relaxed),
+                                std::memory_order_relaxed);
   copy->quarantined_ns.store(chunk->quarantined_ns.load(std::memory_order_relaxed),
                              std::memory_order_relaxed);
   {

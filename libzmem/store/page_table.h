@@ -81,6 +81,8 @@ class Chunk {
   std::atomic<int64_t> stored_ns{0};
   // When its objects were last looked at for recompression; 0 never.
   std::atomic<int64_t> recompressed_ns{0};
+  // When pages of it were last found incompressible; 0 never.
+  std::atomic<int64_t> incompressible_ns{0};
   // When its last entry was quarantined; 0 never. Its quarantines end RecentRemovals::kHorizonNs
   // later at the latest.
   std::atomic<int64_t> quarantined_ns{0};
