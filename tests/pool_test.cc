@@ -1,5 +1,6 @@
-// The pool's limit changed while zmemd runs: what is held above a lower one goes to the backing
-// file, whatever the program does meanwhile, and every page is right afterwards.
+// What zmemd does with what is in the pool, whatever the program does meanwhile: what is held above
+// a lowered limit goes to the backing file, what is idle is compressed harder, and what comes back
+// and goes out unchanged is not compressed again. Every page is right afterwards.
 #include <nlohmann/json.hpp>
 
 #include "tests/system_test.h"
@@ -11,7 +12,7 @@ constexpr int64_t kMib = 128;
 constexpr int64_t kPages = kMib * 256;
 constexpr uid_t kNobody = 65534;
 
-class PoolLimit : public SystemTest {
+class PoolTest : public SystemTest {
  protected:
   // A program with nearly all of its memory in the pool.
   void Start(const std::string& config) {
@@ -34,7 +35,7 @@ class PoolLimit : public SystemTest {
   std::unique_ptr<Child> child_;
 };
 
-TEST_F(PoolLimit, WhatIsAboveALowerOneIsWrittenBack) {
+TEST_F(PoolTest, WhatIsAboveALowerOneIsWrittenBack) {
   Start("[backing]\npath=" + backing_directory_.File("backing") + "\nsize=256M\n");
   nlohmann::json answer = Set("max_pool_size", "16M");
   EXPECT_EQ(answer.at("limit_bytes"), 16 << 20);
@@ -51,7 +52,7 @@ TEST_F(PoolLimit, WhatIsAboveALowerOneIsWrittenBack) {
   ExpectOk(*child_, "verify");
 }
 
-TEST_F(PoolLimit, WithoutABackingFileItShrinksAsPagesAreWantedBack) {
+TEST_F(PoolTest, WithoutABackingFileItShrinksAsPagesAreWantedBack) {
   Start("");
   nlohmann::json answer = Set("max_pool_size", "16M");
   EXPECT_EQ(answer.at("shrinks_by"), "refaults");
@@ -65,7 +66,38 @@ TEST_F(PoolLimit, WithoutABackingFileItShrinksAsPagesAreWantedBack) {
   ExpectOk(*child_, "verify");
 }
 
-TEST_F(PoolLimit, OnlyRootMayChangeItAndNonsenseIsRefused) {
+TEST_F(PoolTest, WhatIsIdleIsCompressedHarder) {
+  Start("[pool]\nrecompress_age=1s\nrecompress_cpu_percent=100\n");
+  int64_t before = PoolFigure("compressed_bytes");
+  WaitUntil("most objects to be recompressed", kAnswerTimeout,
+            [&] { return PoolFigure("recompressed_objects") > kPages / 2; });
+  nlohmann::json pool = daemon_->Status().at("pool");
+  EXPECT_LT(pool.at("compressed_bytes"), before);
+  EXPECT_GT(pool.at("recompressed_bytes"), 0);
+  EXPECT_GT(pool.at("recompress_cpu_ns"), 0);
+  ExpectOk(*child_, "verify");
+  ExpectOk(*child_, "rewrite");
+  daemon_->Evict(child_->pid());
+  ExpectOk(*child_, "verify");
+}
+
+TEST_F(PoolTest, WhatGoesOutAgainUnchangedIsNotCompressedAgain) {
+  Start("[pool]\nclean_pages_percent=100\n");
+  ExpectOk(*child_, "verify");
+  EXPECT_GT(PoolFigure("clean_pages"), kPages * 9 / 10);
+  EvictAtLeast(*daemon_, *child_, kPages * 9 / 10);
+  EXPECT_GT(PoolFigure("clean_reused_pages"), kPages * 9 / 10);
+  ExpectOk(*child_, "verify");
+  ExpectOk(*child_, "rewrite");
+  EvictAtLeast(*daemon_, *child_, kPages * 9 / 10);
+  EXPECT_GT(PoolFigure("clean_changed_pages"), 0);
+  ExpectOk(*child_, "verify");
+  daemon_->Drain(child_->pid());
+  EXPECT_EQ(PoolFigure("clean_pages"), 0);
+  EXPECT_EQ(PoolFigure("objects"), 0);
+}
+
+TEST_F(PoolTest, OnlyRootMayChangeItAndNonsenseIsRefused) {
   Daemon daemon;
   nlohmann::json before = daemon.Status().at("pool");
   CommandResult nonsense = daemon.Ctl({"set", "max_pool_percent", "0"});
