@@ -44,17 +44,10 @@ bool DiskReads::Begin(Address page, size_t neighbours, bool is_fault) {
 size_t DiskReads::Claim(Chunk& chunk, Address first, size_t most, Read& read) {
   size_t start = PageInChunk(first);
   size_t limit = std::min({most, kMaxPages, kPagesPerChunk - start});
-  std::array<bool, kMaxPages> absent;
-  absent.fill(true);
-  // Only the first is waited for: a page that is there, or a guard, must not be undone (FACTS 11).
-  if (limit > 1 && process_.bound.load(std::memory_order_acquire) &&
-      process_.pagemap.FindAbsent(first, std::span(absent).first(limit)) != 0) {
-    limit = 1;
-  }
   size_t claimed = 0;
   for (; claimed < limit; ++claimed) {
     PageEntry entry = chunk.Load(start + claimed);
-    if (!IsFree(entry) || (claimed > 0 && !absent[claimed])) break;
+    if (!IsFree(entry)) break;
     if (claimed > 0 && !process_.store.backing()->CanReadTogether(read.claimed[0].disk_object(),
                                                                   entry.disk_object())) {
       break;
@@ -113,7 +106,7 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
       process_.fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read.begun_ns));
       chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
     }
-    size_t behind = FillRun(*chunk, read, result, 1, read.pages - 1, &filled);
+    size_t behind = FillRun(*chunk, read, result, 1, AbsentBehind(read), &filled);
     process_.counters.readahead_pages.fetch_add(behind, std::memory_order_relaxed);
     done += behind;
   } else if (filled == FillResult::kDone) {
@@ -123,6 +116,15 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
   }
   LetGo(chunk.get(), read, done);
   return filled;
+}
+
+size_t DiskReads::AbsentBehind(const Read& read) const {
+  size_t behind = read.pages - 1;
+  if (behind == 0 || !process_.bound.load(std::memory_order_acquire)) return behind;
+  std::array<bool, kMaxPages> absent;
+  auto pages = std::span(absent).first(behind);
+  if (process_.pagemap.FindAbsent(read.first + kPageBytes, pages) != 0) return 0;
+  return static_cast<size_t>(std::find(pages.begin(), pages.end(), false) - pages.begin());
 }
 
 size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result,

@@ -64,6 +64,9 @@ class DiskReads {
   // what they were, and who waits for one looks again.
   void LetGo(Chunk* chunk, const Read& read, size_t index);
   FillResult Finish(const Read& read, const DiskReadResult& result);
+  // How many of the pages behind the first are absent still. Nobody waits for them: a page that is
+  // there, or a guard, must not be undone (FACTS 11).
+  size_t AbsentBehind(const Read& read) const;
   // Fills the run of pages at `index` for which the record is right. Returns its length.
   size_t FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result, size_t index,
                  size_t most, FillResult* filled);
