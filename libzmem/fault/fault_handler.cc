@@ -94,7 +94,7 @@ bool FaultHandler::Turn(int timeout_ms) {
     fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
   }
   GateLock lock(process_->gate);
-  ServeMessages();
+  if (fds[0].revents != 0) ServeMessages();
   if (process_->arrivals_pending) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
   if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
