@@ -12,49 +12,42 @@ bool IsFree(PageEntry entry) {
 
 }  // namespace
 
-bool DiskReads::Begin(Address page, size_t neighbours, bool is_fault) {
+std::optional<size_t> DiskReads::Begin(Address page, size_t neighbours, Reason reason) {
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(page);
-  if (chunk == nullptr) return false;
+  if (chunk == nullptr) return std::nullopt;
   PageEntry entry = chunk->Load(PageInChunk(page));
-  if (entry.state() == PageState::kOnDisk && entry.Has(PageEntry::kRestoring)) return true;
+  if (entry.state() == PageState::kOnDisk && entry.Has(PageEntry::kRestoring)) return 0;
   if (reader_ == nullptr) {
     auto reader = process_.store.backing()->NewReader();
-    if (!reader.ok()) return false;
+    if (!reader.ok()) return std::nullopt;
     reader_ = *std::move(reader);
   }
   auto free = std::find_if(reads_.begin(), reads_.end(), [](const Read& r) { return !r.used; });
-  if (free == reads_.end()) return false;
+  if (free == reads_.end()) return std::nullopt;
   Read& read = *free;
-  read = {.is_fault = is_fault, .first = page, .begun_ns = clock_.now_ns()};
+  read = {.reason = reason, .first = page, .begun_ns = clock_.now_ns()};
   read.pages = Claim(*chunk, page, neighbours + 1, read);
-  if (read.pages == 0) return true;  // it has changed: who waits for it looks again
+  if (read.pages == 0) return 0;  // it has changed: who waits for it looks again
   DiskReadRequest request{.wanted = read.claimed[0].disk_object(),
                           .first = read.claimed[0].disk_object(),
                           .last = read.claimed[read.pages - 1].disk_object(),
                           .cookie = static_cast<uint64_t>(free - reads_.begin())};
   if (reader_->Begin(request) == DiskReader::BeginResult::kBusy) {
     LetGo(chunk.get(), read, 0);
-    return false;
+    return std::nullopt;
   }
   read.used = true;
   ++in_flight_;
-  return true;
+  return read.pages - 1;
 }
 
 size_t DiskReads::Claim(Chunk& chunk, Address first, size_t most, Read& read) {
   size_t start = PageInChunk(first);
   size_t limit = std::min({most, kMaxPages, kPagesPerChunk - start});
-  std::array<bool, kMaxPages> absent;
-  absent.fill(true);
-  // Only the first is waited for: a page that is there, or a guard, must not be undone (FACTS 11).
-  if (limit > 1 && process_.bound.load(std::memory_order_acquire) &&
-      process_.pagemap.FindAbsent(first, std::span(absent).first(limit)) != 0) {
-    limit = 1;
-  }
   size_t claimed = 0;
   for (; claimed < limit; ++claimed) {
     PageEntry entry = chunk.Load(start + claimed);
-    if (!IsFree(entry) || (claimed > 0 && !absent[claimed])) break;
+    if (!IsFree(entry)) break;
     if (claimed > 0 && !process_.store.backing()->CanReadTogether(read.claimed[0].disk_object(),
                                                                   entry.disk_object())) {
       break;
@@ -103,19 +96,13 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
     return FillResult::kDone;
   }
   FillResult filled = FillResult::kDone;
-  // The page that is waited for goes first, alone.
-  size_t done = FillRun(*chunk, read, result, 0, 1, &filled);
-  if (done == 1) {
+  bool is_apart = read.reason == Reason::kFault;
+  size_t done = FillRun(*chunk, read, result, 0, is_apart ? 1 : 1 + AbsentBehind(read), &filled);
+  if (done > 0) {
     failures_.erase(read.first);
-    if (read.is_fault) {
-      process_.counters.faults_total.fetch_add(1, std::memory_order_relaxed);
-      process_.counters.disk_faults.fetch_add(1, std::memory_order_relaxed);
-      process_.fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read.begun_ns));
-      chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
-    }
-    size_t behind = FillRun(*chunk, read, result, 1, read.pages - 1, &filled);
-    process_.counters.readahead_pages.fetch_add(behind, std::memory_order_relaxed);
-    done += behind;
+    if (read.reason != Reason::kDrain) CountFault(*chunk, read);
+    if (is_apart) done += FillRun(*chunk, read, result, 1, AbsentBehind(read), &filled);
+    process_.counters.readahead_pages.fetch_add(done - 1, std::memory_order_relaxed);
   } else if (filled == FillResult::kDone) {
     // Nothing was tried: the page was dropped meanwhile, or its object does not decode.
     OnFailure(*chunk, read, DiskReadStatus::kDamaged);
@@ -123,6 +110,23 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
   }
   LetGo(chunk.get(), read, done);
   return filled;
+}
+
+void DiskReads::CountFault(Chunk& chunk, const Read& read) {
+  int64_t now_ns = clock_.now_ns();
+  process_.counters.faults_total.fetch_add(1, std::memory_order_relaxed);
+  process_.counters.disk_faults.fetch_add(1, std::memory_order_relaxed);
+  process_.fault_latency.Record(static_cast<uint64_t>(now_ns - read.begun_ns));
+  chunk.last_fault_ns.store(now_ns, std::memory_order_relaxed);
+}
+
+size_t DiskReads::AbsentBehind(const Read& read) const {
+  size_t behind = read.pages - 1;
+  if (behind == 0 || !process_.bound.load(std::memory_order_acquire)) return behind;
+  std::array<bool, kMaxPages> absent;
+  auto pages = std::span(absent).first(behind);
+  if (process_.pagemap.FindAbsent(read.first + kPageBytes, pages) != 0) return 0;
+  return static_cast<size_t>(std::find(pages.begin(), pages.end(), false) - pages.begin());
 }
 
 size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result,

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/container/flat_hash_map.h"
 #include "libzmem/base/clock.h"
@@ -31,10 +32,16 @@ class DiskReads {
   // Whether Begin has to wait for one of those to end.
   bool full() const { return in_flight_ == kMaxReads; }
 
+  enum class Reason : uint8_t {
+    kFault,   // a thread waits for the page, and gets it before its neighbours
+    kStream,  // the same, but it will want the neighbours next: they come together
+    kDrain,   // nobody waits
+  };
+
   // Begins to bring `page` back, whose entry is kOnDisk, with up to `neighbours` pages behind it.
-  // True as well if it is on its way already. False: too many are, or there is no memory; try again
-  // later. `is_fault` tells whether a thread waits for it.
-  bool Begin(Address page, size_t neighbours, bool is_fault);
+  // Returns how many of them come with it; none if it is on its way already. Nullopt: too many are,
+  // or there is no memory; try again later.
+  std::optional<size_t> Begin(Address page, size_t neighbours, Reason reason);
 
   // Fills the pages of the reads that are over. kGone when the address space is.
   FillResult Complete();
@@ -50,7 +57,7 @@ class DiskReads {
 
   struct Read {
     bool used = false;
-    bool is_fault = false;
+    Reason reason = Reason::kFault;
     bool cancelled = false;
     Address first = 0;
     size_t pages = 0;
@@ -64,6 +71,10 @@ class DiskReads {
   // what they were, and who waits for one looks again.
   void LetGo(Chunk* chunk, const Read& read, size_t index);
   FillResult Finish(const Read& read, const DiskReadResult& result);
+  void CountFault(Chunk& chunk, const Read& read);
+  // How many of the pages behind the first are absent still. Nobody waits for them: a page that is
+  // there, or a guard, must not be undone (FACTS 11).
+  size_t AbsentBehind(const Read& read) const;
   // Fills the run of pages at `index` for which the record is right. Returns its length.
   size_t FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result, size_t index,
                  size_t most, FillResult* filled);

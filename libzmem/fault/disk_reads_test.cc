@@ -2,6 +2,7 @@
 #include "libzmem/fault/disk_reads.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -122,6 +123,38 @@ TEST_F(DiskReadsTest, NeighboursThatWereStoredTogetherComeWithOneRead) {
   ExpectAllHeld();
   ExpectNothingStored();
   EXPECT_EQ(process_->counters.disk_faults, 1u);
+}
+
+TEST_F(DiskReadsTest, ReadsGrowForWhoTouchesPageAfterPage) {
+  constexpr size_t kPages = 120;  // in one segment
+  StoreOnDisk(0, kPages);
+  Serve();
+  for (size_t page = 0; page < kPages; ++page) EXPECT_TRUE(memory_.Holds(page, expected_[page]));
+  faults_->Settle();
+  // 8 pages with the first, then 8, 9, and as many as a read may cover: 15, and the rest.
+  EXPECT_EQ(process_->counters.disk_faults, 3 + (kPages - 25 + 14) / 15);
+  EXPECT_EQ(process_->counters.readahead_pages, kPages - process_->counters.disk_faults);
+}
+
+TEST_F(DiskReadsTest, AGuardPutThereDuringTheReadStays) {  // FACTS 11
+  constexpr int kGuardInstall = 102;                       // MADV_GUARD_INSTALL, Linux 6.13
+  StoreOnDisk(0, 8);
+  PageRestorer restorer(*process_);
+  DiskReads reads(*process_, restorer, clock_);
+  ASSERT_TRUE(reads.Begin(memory_.address(0), 7, DiskReads::Reason::kFault));
+  if (madvise(memory_.data(3), kPageBytes, kGuardInstall) != 0) GTEST_SKIP() << "no guards";
+  while (reads.in_flight() > 0) {
+    pollfd readable{.fd = reads.fd(), .events = POLLIN};
+    sys::Poll(&readable, 1, -1);
+    EXPECT_EQ(reads.Complete(), FillResult::kDone);
+  }
+  EXPECT_EQ(process_->counters.readahead_pages, 2u);
+  bool absent = true;
+  ASSERT_EQ(process_->pagemap.FindAbsent(memory_.address(3), std::span(&absent, 1)), 0);
+  EXPECT_FALSE(absent) << "the guard is still there";
+  expected_.erase(3);
+  Serve();
+  ExpectAllHeld();
 }
 
 TEST_F(DiskReadsTest, ADrainBringsAllBack) {

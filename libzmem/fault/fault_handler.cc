@@ -94,7 +94,7 @@ bool FaultHandler::Turn(int timeout_ms) {
     fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
   }
   GateLock lock(process_->gate);
-  ServeMessages();
+  if (fds[0].revents != 0) ServeMessages();
   if (process_->arrivals_pending) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
   if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
@@ -230,11 +230,7 @@ bool FaultHandler::Answer(Address page, bool write) {
   PageState state = entry.state();
   if (state == PageState::kResident) return AnswerWithZeros(page, write);
   if (AwaitHugePage(entry)) return false;
-  if (state == PageState::kOnDisk) {
-    if (disk_.full()) return false;
-    size_t neighbours = std::max(readahead_.OnFault(page >> kPageShift), kDiskNeighbours);
-    return disk_.Begin(page, short_of_room_ns_ == 0 ? neighbours : 0, true);
-  }
+  if (state == PageState::kOnDisk) return AnswerFromDisk(page);
   if (state == PageState::kLost) {
     std::shared_ptr<Chunk> own = process_->OwnChunk(page);
     return own != nullptr && Settle(restorer_.Poison(*own, page), page);
@@ -247,6 +243,17 @@ bool FaultHandler::Answer(Address page, bool write) {
     chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
   }
   return Settle(result, page);
+}
+
+bool FaultHandler::AnswerFromDisk(Address page) {
+  if (disk_.full()) return false;
+  uint64_t number = page >> kPageShift;
+  size_t window = readahead_.OnFault(number);
+  size_t neighbours = short_of_room_ns_ == 0 ? std::max(window, kDiskNeighbours) : 0;
+  auto reason = window > 0 ? DiskReads::Reason::kStream : DiskReads::Reason::kFault;
+  std::optional<size_t> behind = disk_.Begin(page, neighbours, reason);
+  if (behind) readahead_.Brought(number, *behind);
+  return behind.has_value();
 }
 
 bool FaultHandler::Settle(FillResult result, Address page) {
@@ -403,7 +410,7 @@ void FaultHandler::DrainSlice() {
     return;
   }
   if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kOnDisk) {
-    bool begun = disk_.Begin(page, DiskReads::kMaxPages - 1, false);
+    auto begun = disk_.Begin(page, DiskReads::kMaxPages - 1, DiskReads::Reason::kDrain);
     fruitless_rounds_ = begun ? 0 : kEagerRounds;
     return;
   }

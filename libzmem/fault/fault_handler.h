@@ -87,6 +87,7 @@ class FaultHandler {
   void SettleArrivals();
   // One attempt at bringing `page` back; false if it has to be tried again.
   bool Answer(Address page, bool write);
+  bool AnswerFromDisk(Address page);
   bool AnswerWithZeros(Address page, bool write);
   void FillZerosAhead(Address page, bool write);
   size_t FreeRun(Address first, size_t limit);

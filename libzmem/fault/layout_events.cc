@@ -88,7 +88,7 @@ bool LayoutEvents::SettleArrivals(size_t max_pages) {
     }
     std::shared_ptr<Chunk> chunk = process_.table.Find(ChunkNumber(range.start));
     if (chunk != nullptr && chunk->Load(PageInChunk(range.start)).state() == PageState::kOnDisk) {
-      disk_.Begin(range.start, DiskReads::kMaxPages - 1, false);
+      disk_.Begin(range.start, DiskReads::kMaxPages - 1, DiskReads::Reason::kDrain);
       return false;
     }
     size_t wanted = std::min({max_pages, PageRestorer::kBufferPages, range.pages()});

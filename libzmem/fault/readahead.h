@@ -23,11 +23,16 @@ class Readahead {
       stream.window = std::clamp(stream.window * 2, kFirstPages, kMaxPages);
       stream.next = page + 1 + stream.window;
       stream.last_used = ++uses_;
+      newest_ = &stream;
       return stream.window;
     }
     Start(page + 1);
     return 0;
   }
+
+  // Corrects what OnFault said last: so many pages come with that fault's, and the stream goes on
+  // behind them.
+  void Brought(uint64_t page, size_t pages) { newest_->next = page + 1 + pages; }
 
   // What was filled in up to `next` (a page number) without being asked for: a fault there goes on
   // with the stream.
@@ -36,6 +41,7 @@ class Readahead {
         streams_.begin(), streams_.end(),
         [](const Stream& a, const Stream& b) { return a.last_used < b.last_used; });
     oldest = {.next = next, .window = 0, .last_used = ++uses_};
+    newest_ = &oldest;
   }
 
  private:
@@ -47,6 +53,7 @@ class Readahead {
     uint64_t last_used = 0;
   };
   std::array<Stream, 4> streams_{};
+  Stream* newest_ = streams_.data();
   uint64_t uses_ = 0;
 };
 

@@ -33,6 +33,16 @@ TEST(Readahead, AFaultInsideTheWindowBehindContinuesTheStream) {
   EXPECT_EQ(readahead.OnFault(110), 8u);
 }
 
+TEST(Readahead, AStreamGoesOnBehindWhatCame) {
+  Readahead readahead;
+  EXPECT_EQ(readahead.OnFault(100), 0u);
+  readahead.Brought(100, 7);  // more than asked for
+  EXPECT_EQ(readahead.OnFault(108), 4u);
+  EXPECT_EQ(readahead.OnFault(113), 8u);
+  readahead.Brought(113, 2);  // fewer
+  EXPECT_EQ(readahead.OnFault(116), 16u);
+}
+
 TEST(Readahead, RandomFaultsReadNothingAhead) {
   Readahead readahead;
   std::mt19937_64 random(TestSeed());
