@@ -436,11 +436,7 @@ void FaultHandler::DrainSlice() {
 // The program's own page, or its guard, is in the place of `page`: what we have is out of date.
 void FaultHandler::DropPresent(Address page) {
   std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
-  if (chunk == nullptr) return;
-  PageEntry entry = chunk->Load(PageInChunk(page));
-  while (!chunk->Transition(PageInChunk(page), entry, PageEntry())) {
-  }
-  process_->Retire(entry);
+  if (chunk != nullptr) process_->Retire(chunk->Replace(PageInChunk(page), PageEntry()));
 }
 
 }  // namespace zmem

@@ -22,10 +22,7 @@ void LayoutEvents::ForEachChunk(AddressRange range, Visit visit) {
 }
 
 void LayoutEvents::Drop(Chunk& chunk, size_t page, PageEntry replacement) {
-  PageEntry entry = chunk.Load(page);
-  while (!chunk.Transition(page, entry, replacement)) {
-  }
-  process_.Retire(entry);
+  process_.Retire(chunk.Replace(page, replacement));
 }
 
 std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
@@ -58,12 +55,9 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
                  restorer_.StoreStagedPages(*chunk);
                  Forget(number, first, end);
                  for (size_t page = first; page < end; ++page) {
-                   PageEntry entry = chunk->Load(page);
-                   if (entry == PageEntry()) continue;
-                   while (!chunk->Transition(page, entry, PageEntry())) {
-                   }
+                   if (chunk->Load(page) == PageEntry()) continue;
                    Address address = (number << kChunkShift) + page * kPageBytes;
-                   moved.emplace_back(address - from + to, entry);
+                   moved.emplace_back(address - from + to, chunk->Replace(page, PageEntry()));
                  }
                });
   AddressRange target{to, to + bytes};

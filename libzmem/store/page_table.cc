@@ -60,6 +60,13 @@ bool Chunk::Transition(size_t page, PageEntry& expected, PageEntry desired) {
   return swapped;
 }
 
+PageEntry Chunk::Replace(size_t page, PageEntry desired) {
+  PageEntry entry = Load(page);
+  while (!Transition(page, entry, desired)) {
+  }
+  return entry;
+}
+
 std::shared_ptr<Chunk> PageTable::Find(uint64_t chunk_number) {
   MutexLock lock(mutex_);
   auto found = chunks_.find(chunk_number);
@@ -87,12 +94,8 @@ void PageTable::Remove(uint64_t chunk_number, const std::function<void(PageEntry
   }
   if (removed->sharers.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    PageEntry entry = removed->Load(page);
-    while (entry.state() != PageState::kResident) {
-      if (!removed->Transition(page, entry, PageEntry())) continue;
-      release(entry);
-      break;
-    }
+    if (removed->Load(page).state() == PageState::kResident) continue;
+    release(removed->Replace(page, PageEntry()));
   }
 }
 

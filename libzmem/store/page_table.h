@@ -68,6 +68,8 @@ class Chunk {
   // Swaps `desired` in if the entry is still `expected`, which it updates otherwise. A transition
   // that TransitionAllowed forbids is a bug and ends the process.
   bool Transition(size_t page, PageEntry& expected, PageEntry desired);
+  // Swaps `desired` in whatever the entry is, and returns what it was.
+  PageEntry Replace(size_t page, PageEntry desired);
   // For a chunk that nobody else can see yet.
   void Initialise(size_t page, PageEntry entry) {
     entries_[page].store(entry.bits(), std::memory_order_relaxed);

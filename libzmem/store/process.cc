@@ -111,10 +111,7 @@ void Process::DropUnregistered() {
       if (chunk->Load(page) == PageEntry() || is_registered(address)) continue;
       chunk = OwnChunk(address);
       if (chunk == nullptr) break;
-      PageEntry entry = chunk->Load(page);
-      while (!chunk->Transition(page, entry, PageEntry())) {
-      }
-      Retire(entry);
+      Retire(chunk->Replace(page, PageEntry()));
     }
   }
 }

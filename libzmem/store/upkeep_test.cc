@@ -39,11 +39,8 @@ class UpkeepTest : public testing::Test {
   bool Drop(size_t page) {
     GateLock lock(process_->gate);
     std::shared_ptr<Chunk> chunk = process_->OwnChunk(address(page));
-    PageEntry entry = chunk->Load(page % kPagesPerChunk);
-    if (entry.state() == PageState::kResident) return false;
-    while (!chunk->Transition(page % kPagesPerChunk, entry, PageEntry())) {
-    }
-    process_->Retire(entry);
+    if (chunk->Load(page % kPagesPerChunk).state() == PageState::kResident) return false;
+    process_->Retire(chunk->Replace(page % kPagesPerChunk, PageEntry()));
     return true;
   }
   void ExpectHeld(size_t page, uint64_t version, PageStore::Workspace& workspace) {
