@@ -155,9 +155,11 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
   bool write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
   uint64_t served = process_->counters.faults_total.load(std::memory_order_relaxed);
   if (Answer(page, write)) {
-    if (process_->counters.faults_total.load(std::memory_order_relaxed) == served) return;
-    process_->fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read_ns));
-    ReadAhead(page);
+    if (process_->counters.faults_total.load(std::memory_order_relaxed) != served) {
+      process_->fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read_ns));
+      ReadAhead(page);
+    }
+    // Also while the page is on its way from the disk: its program sleeps on that CPU.
     if (process_->bound.load(std::memory_order_acquire)) {
       follower_.OnMessage(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
                           read_ns);
