@@ -1,7 +1,8 @@
 // What a program pays when memory compression cannot win, as compcache, the ancestor of zram, was
-// once asked. Three cases:
+// once asked. Four cases:
 //   random    pages of random bytes, read in random order
 //   rewrite   all memory given new contents, round and round
+//   turn      the same, but what could be compressed when it was filled is given random bytes
 //   cyclic    all memory read in order, round and round, with room for one page less: whatever is
 //             used longest ago goes out, and is wanted next
 // and by turns five programs: one that is left alone, and four in a memory cgroup with the same
@@ -37,20 +38,28 @@
 namespace zmem {
 namespace {
 
-// A program that is still at it by then has stalled; the measurements themselves take seconds.
 constexpr std::chrono::seconds kAnswerTimeout{60};
+// A program that takes so much longer than it was to measure has stalled.
+constexpr double kStalledSeconds = 10;
 // A pool that holds this share of the program, where there is a backing file behind it.
 constexpr uint64_t kSmallPoolDivisor = 16;
+// What the files and the swap device take, over what the program has: all of it, and not much more.
+constexpr double kDiskShare = 1.25;
 
 struct Options {
   uint64_t bytes = uint64_t{256} << 20;
   double share = 0.5;
-  double seconds = 1.5;
+  double seconds = 0.75;
   int repetitions = 3;
   std::string directory = "/var/tmp";
   std::string json_path;
   bool subject = false;
-  bool random_content = false;
+  PageContent content = PageContent::kCompressible;
+  PageContent rewritten = PageContent::kCompressible;
+
+  uint64_t disk_bytes() const {
+    return static_cast<uint64_t>(static_cast<double>(bytes) * kDiskShare);
+  }
 };
 
 struct Case {
@@ -58,18 +67,25 @@ struct Case {
   const char* title;
   const char* command;
   PageContent content;
+  PageContent rewritten;
   bool all_but_one_page;  // has room, else the share
   const char* unit;
   double unit_pages;  // pages to one of the unit
 };
 constexpr Case kCases[] = {
-    {"random", "incompressible pages, random reads", "random reads", PageContent::kRandom, false,
-     "pages/s", 1},
+    {"random", "incompressible pages, random reads", "random reads", PageContent::kRandom,
+     PageContent::kRandom, false, "pages/s", 1},
     {"rewrite", "compressible pages, rewritten round and round", "rewrite",
-     PageContent::kCompressible, false, "MiB/s", 256},
+     PageContent::kCompressible, PageContent::kCompressible, false, "MiB/s", 256},
+    {"turn", "compressible pages, rewritten with random bytes round and round", "rewrite",
+     PageContent::kCompressible, PageContent::kRandom, false, "MiB/s", 256},
     {"cyclic", "compressible pages, cyclic reads, room for all but one", "cyclic reads",
-     PageContent::kCompressible, true, "pages/s", 1},
+     PageContent::kCompressible, PageContent::kCompressible, true, "pages/s", 1},
 };
+
+const char* ContentName(PageContent content) {
+  return content == PageContent::kRandom ? "random" : "compressible";
+}
 
 enum class Means { kNone, kPool, kPoolAndFile, kZram, kSwapFile };
 struct NamedMeans {
@@ -166,13 +182,14 @@ class Run {
     std::string config = "[policy]\ncold_age=1h\nscan_interval=500ms\nmin_resident=1M\n[pool]\n";
     if (means_ == Means::kPool) return config + "max_pool_percent=90\n";
     return absl::StrCat(config, "max_pool_size=", options_.bytes / kSmallPoolDivisor,
-                        "\n[backing]\npath=", backing_path_, "\nsize=", 2 * options_.bytes, "\n");
+                        "\n[backing]\npath=", backing_path_, "\nsize=", options_.disk_bytes(),
+                        "\n");
   }
 
   void SetUp() {
     if (means_ != Means::kNone) cgroup_.emplace();
-    if (means_ == Means::kZram) zram_.emplace(2 * options_.bytes);
-    if (means_ == Means::kSwapFile) swap_file_.emplace(options_.directory, 2 * options_.bytes);
+    if (means_ == Means::kZram) zram_.emplace(options_.disk_bytes());
+    if (means_ == Means::kSwapFile) swap_file_.emplace(options_.directory, options_.disk_bytes());
     if (means_ == Means::kPoolAndFile) {
       backing_path_ = absl::StrCat(options_.directory, "/zmem-backing-", getpid());
       backing_guardian_.emplace(backing_path_, [path = backing_path_] {
@@ -181,11 +198,11 @@ class Run {
         return !failed;
       });
     }
-    std::vector<std::string> argv = {
-        "/proc/self/exe", "--subject",
-        "--size",         absl::StrCat(options_.bytes),
-        "--seconds",      absl::StrCat(options_.seconds),
-        "--content",      case_.content == PageContent::kRandom ? "random" : "compressible"};
+    std::vector<std::string> argv = {"/proc/self/exe", "--subject",
+                                     "--size",         absl::StrCat(options_.bytes),
+                                     "--seconds",      absl::StrCat(options_.seconds),
+                                     "--content",      ContentName(case_.content),
+                                     "--rewritten",    ContentName(case_.rewritten)};
     if (uses_zmem()) daemon_.emplace(DaemonOptions{.config = Config()});
     child_ =
         std::make_unique<Child>(uses_zmem() ? Managed(*daemon_, argv) : ChildOptions{.argv = argv});
@@ -224,8 +241,22 @@ class Run {
     if (answer != "ok") throw HarnessError("the program says: " + answer);
   }
 
+  // Has it do what is measured.
   nlohmann::json Ask() {
-    std::string answer = child_->Ask(case_.command, kAnswerTimeout);
+    std::chrono::milliseconds timeout(
+        static_cast<int64_t>((options_.seconds + kStalledSeconds) * 1000));
+    double cpu_before_s = daemon_ ? CpuSeconds(daemon_->pid()) : 0;
+    std::string answer;
+    try {
+      answer = child_->Ask(case_.command, timeout);
+    } catch (const HarnessError&) {
+      if (!child_->Running()) {
+        throw HarnessError("the program ended: " + child_->Wait(kAnswerTimeout).ToString());
+      }
+      double cpu_s = daemon_ ? CpuSeconds(daemon_->pid()) - cpu_before_s : 0;
+      throw HarnessError(absl::StrFormat("stalled for %.0f s, in which zmemd used %.1f s of CPU",
+                                         kStalledSeconds, cpu_s));
+    }
     nlohmann::json parsed = nlohmann::json::parse(answer, nullptr, false);
     if (parsed.is_discarded()) throw HarnessError("the program says: " + answer);
     return parsed;
@@ -291,7 +322,7 @@ class Run {
 // What one means did in one case.
 struct Outcome {
   std::vector<nlohmann::json> runs;
-  std::string failure;  // of the last run that failed, or why there is none
+  std::vector<std::string> failures;  // of the other runs, or why there was none
 
   double Middle(const std::string& field) const {
     std::vector<double> values;
@@ -320,11 +351,12 @@ class Bench {
     PrintMachine();
     std::printf(
         "input     programs of %s, %.0f %% of it in memory, or all but one page; files in %s\n"
-        "          the pool before the file holds %s at most\n"
-        "runs      %d by turns of %.1f s, after as long to warm up; medians, of max the largest\n"
+        "          of %s, the pool before the file of %s at most\n"
+        "runs      %d by turns of %.2f s, after as long to warm up; medians, of max the largest\n"
         "          CPU in %% of one; the program's includes what the kernel takes out and brings\n"
         "          back for it; store: memory that holds what is out, with zmemd's metadata\n\n",
         FormatBytes(options_.bytes).c_str(), options_.share * 100, options_.directory.c_str(),
+        FormatBytes(options_.disk_bytes()).c_str(),
         FormatBytes(options_.bytes / kSmallPoolDivisor).c_str(), options_.repetitions,
         options_.seconds);
     for (const Case& what : kCases) PrintCase(what);
@@ -339,7 +371,7 @@ class Bench {
         const Outcome& outcome = Find(what, means.means);
         nlohmann::json& entry = result["cases"][what.name][means.name];
         entry["runs"] = outcome.runs;
-        if (!outcome.failure.empty()) entry["failure"] = outcome.failure;
+        entry["failures"] = outcome.failures;
       }
     }
     return result;
@@ -356,13 +388,13 @@ class Bench {
     Outcome& outcome = outcomes_[what.name][means];
     std::string why = WhyUnavailable(means);
     if (!why.empty()) {
-      outcome.failure = why;
+      outcome.failures = {why};
       return;
     }
     try {
       outcome.runs.push_back(Run(options_, what, means).Measure());
     } catch (const HarnessError& error) {
-      outcome.failure = error.what();
+      outcome.failures.push_back(error.what());
     }
   }
 
@@ -378,7 +410,7 @@ class Bench {
   void PrintRow(const Case& what, const NamedMeans& means) const {
     const Outcome& outcome = Find(what, means.means);
     if (outcome.runs.empty()) {
-      std::printf("%-20s not measured: %s\n", means.name, outcome.failure.c_str());
+      std::printf("%-20s not measured: %s\n", means.name, outcome.failures.at(0).c_str());
       return;
     }
     std::printf("%-20s %10.0f", means.name, outcome.Middle("per_s"));
@@ -404,10 +436,9 @@ class Bench {
       std::printf("%-20s   not squeezed: it cannot be brought below the limit, so none was set\n",
                   "");
     }
-    if (!outcome.failure.empty()) {
-      std::printf("%-20s   %zu of %d runs failed: %s\n", "",
-                  static_cast<size_t>(options_.repetitions) - outcome.runs.size(),
-                  options_.repetitions, outcome.failure.c_str());
+    if (!outcome.failures.empty()) {
+      std::printf("%-20s   %zu of %d runs failed: %s\n", "", outcome.failures.size(),
+                  options_.repetitions, outcome.failures.at(0).c_str());
     }
   }
 
@@ -418,8 +449,8 @@ class Bench {
 int Main(const Options& options) {
   if (options.subject) {
     return WorstCaseProgram({.pages = options.bytes >> kPageShift,
-                             .content = options.random_content ? PageContent::kRandom
-                                                               : PageContent::kCompressible,
+                             .content = options.content,
+                             .rewritten = options.rewritten,
                              .seconds = options.seconds})
         .Serve();
   }
@@ -466,10 +497,14 @@ int main(int argc, char** argv) {
       ->check(CLI::ExistingDirectory);
   app.add_option("--json", options.json_path, "also write the results here");
   app.add_flag("--subject", options.subject, "be the program that is measured")->group("");
-  app.add_option_function<std::string>(
-         "--content",
-         [&options](const std::string& content) { options.random_content = content == "random"; },
-         "what is in it")
+  const std::map<std::string, zmem::PageContent> contents = {
+      {zmem::ContentName(zmem::PageContent::kCompressible), zmem::PageContent::kCompressible},
+      {zmem::ContentName(zmem::PageContent::kRandom), zmem::PageContent::kRandom}};
+  app.add_option("--content", options.content, "what is in it")
+      ->transform(CLI::CheckedTransformer(contents))
+      ->group("");
+  app.add_option("--rewritten", options.rewritten, "what it is rewritten with")
+      ->transform(CLI::CheckedTransformer(contents))
       ->group("");
   CLI11_PARSE(app, argc, argv);
   return zmem::Main(options);

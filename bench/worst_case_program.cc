@@ -100,7 +100,7 @@ bool WorstCaseProgram::RewriteNextPage() {
     ++version_;
     cursor_ = 0;
   }
-  FillPage(region_.page(cursor_), cursor_, version_, region_.content());
+  FillPage(region_.page(cursor_), cursor_, version_, options_.rewritten);
   ++cursor_;
   return true;
 }

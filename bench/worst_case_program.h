@@ -15,7 +15,8 @@ class WorstCaseProgram {
   struct Options {
     uint64_t pages = 0;
     PageContent content = PageContent::kCompressible;
-    double seconds = 1.5;
+    PageContent rewritten = PageContent::kCompressible;
+    double seconds = 0.75;
     uint64_t seed = 1;
   };
 
