@@ -1,6 +1,7 @@
 #include "bench/swap_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/swap.h>
 #include <unistd.h>
 
@@ -16,6 +17,11 @@ namespace zmem {
 namespace {
 
 constexpr int kHighestPriority = 32767;
+
+// As long as a program that is in swap has not ended, though it was killed, its pages are brought
+// back, which its cgroup's limit may not allow.
+constexpr int kOffTries = 500;
+constexpr int kOffPauseMs = 10;
 
 // Really written: a swap file must not have holes.
 void WriteZeros(int fd, uint64_t bytes) {
@@ -43,6 +49,15 @@ std::string WhySwapIsUnavailable() {
   return "";
 }
 
+bool SwapOff(const std::string& path) {
+  for (int tries = 0; tries < kOffTries; ++tries) {
+    if (swapoff(path.c_str()) == 0 || errno == EINVAL) return true;  // EINVAL: it never was on
+    if (errno != ENOMEM) return false;
+    poll(nullptr, 0, kOffPauseMs);
+  }
+  return false;
+}
+
 SwapTraffic SwapTraffic::Now() {
   std::ifstream file("/proc/vmstat");
   SwapTraffic traffic;
@@ -63,7 +78,7 @@ SwapFile::SwapFile(const std::string& directory, uint64_t bytes) {
   path_ = directory + "/zmem-swap-XXXXXX";
   UniqueFd fd(CheckErrno(mkostemp(path_.data(), O_CLOEXEC), "cannot make " + path_));
   guardian_.emplace("swap on " + path_ + ", see swapon --show", [path = path_] {
-    bool off = swapoff(path.c_str()) == 0 || errno == EINVAL;  // EINVAL: it never was on
+    bool off = SwapOff(path);
     return unlink(path.c_str()) == 0 && off;
   });
   WriteZeros(fd.get(), bytes);

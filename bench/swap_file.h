@@ -15,6 +15,9 @@ namespace zmem {
 // front of it), or empty.
 std::string WhySwapIsUnavailable();
 
+// Switches swap on `path` off, for a guardian. Returns whether there is none there any more.
+bool SwapOff(const std::string& path);
+
 // What went to and came from all swap since the machine started.
 struct SwapTraffic {
   uint64_t bytes_written = 0;

@@ -156,9 +156,9 @@ class Run {
   nlohmann::json Measure() {
     SetUp();
     if (means_ != Means::kNone) Squeeze();
-    nlohmann::json warm_up = Ask();
+    nlohmann::json warm_up = Use();
     Totals before = ReadTotals();
-    nlohmann::json result = Ask();
+    nlohmann::json result = Use();
     Describe(before, ReadTotals(), result);
     result["max_ns"] =
         std::max(result.at("max_ns").get<int64_t>(), warm_up.at("max_ns").get<int64_t>());
@@ -237,29 +237,33 @@ class Run {
   }
 
   void Command(const std::string& command) {
-    std::string answer = child_->Ask(command, kAnswerTimeout);
+    std::string answer = AskOrSayWhyNot(command, kAnswerTimeout);
     if (answer != "ok") throw HarnessError("the program says: " + answer);
   }
 
   // Has it do what is measured.
-  nlohmann::json Ask() {
+  nlohmann::json Use() {
     std::chrono::milliseconds timeout(
         static_cast<int64_t>((options_.seconds + kStalledSeconds) * 1000));
-    double cpu_before_s = daemon_ ? CpuSeconds(daemon_->pid()) : 0;
-    std::string answer;
-    try {
-      answer = child_->Ask(case_.command, timeout);
-    } catch (const HarnessError&) {
-      if (!child_->Running()) {
-        throw HarnessError("the program ended: " + child_->Wait(kAnswerTimeout).ToString());
-      }
-      double cpu_s = daemon_ ? CpuSeconds(daemon_->pid()) - cpu_before_s : 0;
-      throw HarnessError(absl::StrFormat("stalled for %.0f s, in which zmemd used %.1f s of CPU",
-                                         kStalledSeconds, cpu_s));
-    }
+    std::string answer = AskOrSayWhyNot(case_.command, timeout);
     nlohmann::json parsed = nlohmann::json::parse(answer, nullptr, false);
     if (parsed.is_discarded()) throw HarnessError("the program says: " + answer);
     return parsed;
+  }
+
+  std::string AskOrSayWhyNot(const std::string& command, std::chrono::milliseconds timeout) {
+    double cpu_before_s = daemon_ ? CpuSeconds(daemon_->pid()) : 0;
+    try {
+      return child_->Ask(command, timeout);
+    } catch (const HarnessError&) {
+      if (!child_->Running()) {
+        throw HarnessError(
+            absl::StrCat("the program ended: ", child_->Wait(kAnswerTimeout).ToString()));
+      }
+      double cpu_s = daemon_ ? CpuSeconds(daemon_->pid()) - cpu_before_s : 0;
+      throw HarnessError(absl::StrFormat("stalled, no end after %.1f s; zmemd used %.1f s of CPU",
+                                         std::chrono::duration<double>(timeout).count(), cpu_s));
+    }
   }
 
   Totals ReadTotals() const {
