@@ -1,6 +1,6 @@
 // What a program pays when memory compression cannot win, as compcache, the ancestor of zram, was
 // once asked. Four cases:
-//   random    pages of random bytes, read in random order
+//   random    pages of random bytes, touched in random order, every fourth time for writing
 //   rewrite   all memory given new contents, round and round
 //   turn      the same, but what could be compressed when it was filled is given random bytes
 //   cyclic    all memory read in order, round and round, with room for one page less: whatever is
@@ -47,7 +47,7 @@ constexpr uint64_t kSmallPoolDivisor = 16;
 constexpr double kDiskShare = 1.25;
 
 struct Options {
-  uint64_t bytes = uint64_t{256} << 20;
+  uint64_t bytes = uint64_t{192} << 20;
   double share = 0.5;
   double seconds = 0.75;
   int repetitions = 3;
@@ -73,8 +73,8 @@ struct Case {
   double unit_pages;  // pages to one of the unit
 };
 constexpr Case kCases[] = {
-    {"random", "incompressible pages, random reads", "random reads", PageContent::kRandom,
-     PageContent::kRandom, false, "pages/s", 1},
+    {"random", "incompressible pages, random touches, every fourth a write", "random touches",
+     PageContent::kRandom, PageContent::kRandom, false, "pages/s", 1},
     {"rewrite", "compressible pages, rewritten round and round", "rewrite",
      PageContent::kCompressible, PageContent::kCompressible, false, "MiB/s", 256},
     {"turn", "compressible pages, rewritten with random bytes round and round", "rewrite",
@@ -485,8 +485,8 @@ int main(int argc, char** argv) {
            if (*bytes < kLeast) throw CLI::ValidationError("--size", "takes 32M at least");
            options.bytes = *bytes / zmem::kPageBytes * zmem::kPageBytes;
          },
-         "of the programs, such as 256M or 1G")
-      ->default_str("256M");
+         "of the programs, such as 192M or 1G")
+      ->default_str("192M");
   app.add_option("--share", options.share, "of a program that has room in memory")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 0.9));

@@ -27,28 +27,30 @@ double CpuSeconds() {
 }  // namespace
 
 WorstCaseProgram::WorstCaseProgram(const Options& options)
-    : options_(options), region_(options.pages, options.content), random_(options.seed) {}
+    : options_(options),
+      region_(options.pages, options.content),
+      random_(options.seed),
+      versions_(options.pages) {}
 
 int WorstCaseProgram::Serve() {
   return ServeCommands({
       {"fill", [this] { return Fill(); }},
       {"verify", [this] { return Verify(); }},
-      {"random reads", [this] { return Measure([this] { return ReadRandomPage(); }); }},
+      {"random touches", [this] { return Measure([this] { return TouchRandomPage(); }); }},
       {"cyclic reads", [this] { return Measure([this] { return ReadNextPage(); }); }},
       {"rewrite", [this] { return Measure([this] { return RewriteNextPage(); }); }},
   });
 }
 
 std::string WorstCaseProgram::Fill() {
-  region_.Fill(version_);
-  cursor_ = region_.pages();
+  region_.Fill(0);
   return "ok";
 }
 
 std::string WorstCaseProgram::Verify() const {
   for (uint64_t page = 0; page < region_.pages(); ++page) {
-    if (!VerifyPage(region_.page(page), page, Version(page))) {
-      return region_.Describe(page, Version(page));
+    if (!VerifyPage(region_.page(page), page, versions_[page])) {
+      return region_.Describe(page, versions_[page]);
     }
   }
   return "ok";
@@ -81,28 +83,33 @@ std::string WorstCaseProgram::Measure(Operation operation) const {
 bool WorstCaseProgram::ReadPage(uint64_t page) const {
   page_pattern_internal::Header header;
   std::memcpy(&header, region_.page(page), sizeof header);
-  return header.number == page && header.version == Version(page);
+  return header.number == page && header.version == versions_[page];
 }
 
-bool WorstCaseProgram::ReadRandomPage() {
+bool WorstCaseProgram::TouchRandomPage() {
+  constexpr uint64_t kOneIsRewritten = 4;
   random_ = page_pattern_internal::Mix(random_);
-  return ReadPage(random_ % region_.pages());
+  uint64_t page = random_ % region_.pages();
+  bool right = ReadPage(page);
+  if ((random_ >> 32) % kOneIsRewritten == 0) Rewrite(page);
+  return right;
 }
 
-bool WorstCaseProgram::ReadNextPage() {
-  uint64_t page = next_read_;
-  next_read_ = (page + 1) % region_.pages();
-  return ReadPage(page);
-}
+bool WorstCaseProgram::ReadNextPage() { return ReadPage(NextPage()); }
 
 bool WorstCaseProgram::RewriteNextPage() {
-  if (cursor_ == region_.pages()) {
-    ++version_;
-    cursor_ = 0;
-  }
-  FillPage(region_.page(cursor_), cursor_, version_, options_.rewritten);
-  ++cursor_;
+  Rewrite(NextPage());
   return true;
+}
+
+uint64_t WorstCaseProgram::NextPage() {
+  uint64_t page = next_page_;
+  next_page_ = (page + 1) % region_.pages();
+  return page;
+}
+
+void WorstCaseProgram::Rewrite(uint64_t page) {
+  FillPage(region_.page(page), page, ++versions_[page], options_.rewritten);
 }
 
 }  // namespace zmem

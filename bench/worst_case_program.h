@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "tests/programs/pattern_region.h"
 
@@ -24,8 +25,9 @@ class WorstCaseProgram {
 
   // Takes commands from stdin until its end:
   //   fill            fills every page
-  //   random reads    reads a word of one page after the other, in random order
-  //   cyclic reads    the same in ascending order, round and round
+  //   random touches  reads a few words of one page after the other, in random order, and every
+  //                   fourth time gives the page new contents
+  //   cyclic reads    reads in ascending order, round and round
   //   rewrite         gives one page after the other new contents, round and round
   //   verify          checks every page to its last bit
   // All answer "ok" or what is wrong, except that the three in the middle go on for as long as the
@@ -41,18 +43,17 @@ class WorstCaseProgram {
   std::string Measure(Operation operation) const;
 
   bool ReadPage(uint64_t page) const;
-  bool ReadRandomPage();
+  bool TouchRandomPage();
   bool ReadNextPage();
   bool RewriteNextPage();
-  uint64_t Version(uint64_t page) const { return page < cursor_ ? version_ : version_ - 1; }
+  uint64_t NextPage();
+  void Rewrite(uint64_t page);
 
   const Options options_;
   PatternRegion region_;
   uint64_t random_;
-  uint64_t next_read_ = 0;
-  // Pages before the cursor are of this version, those from it on of the one before.
-  uint64_t version_ = 1;
-  uint64_t cursor_ = 0;
+  uint64_t next_page_ = 0;
+  std::vector<uint32_t> versions_;  // of the pages
 };
 
 }  // namespace zmem
