@@ -2,12 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/swap.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <fstream>
 
+#include "bench/swap_file.h"
+#include "libzmem/base/sys.h"
 #include "tests/child.h"
 
 namespace zmem {
@@ -31,17 +31,10 @@ void WriteAttribute(const char* name, const std::string& value) {
   if (!file) throw ErrnoError(std::string("cannot set zram0's ") + name + " to " + value);
 }
 
-// The guardian's whole life. Out of reach of the terminal's signals; ends when nobody holds the
-// other end of `alive` any more.
-[[noreturn]] void Guard(int alive) {
-  setsid();
-  char byte;
-  while (read(alive, &byte, 1) < 0) {
-  }
-  bool off = swapoff(kDevice) == 0 || errno == EINVAL;  // EINVAL: it never got as far as swapon
-  int reset = open(kReset, O_WRONLY | O_CLOEXEC);
-  bool down = off && write(reset, "1", 1) == 1;
-  _exit(down ? 0 : 1);
+bool TakeDown() {
+  bool off = SwapOff(kDevice);
+  UniqueFd reset(open(kReset, O_WRONLY | O_CLOEXEC));
+  return off && write(reset.get(), "1", 1) == 1;
 }
 
 }  // namespace
@@ -57,15 +50,7 @@ std::string ZramSwap::WhyUnavailable() {
 ZramSwap::ZramSwap(uint64_t bytes) {
   std::string why = WhyUnavailable();
   if (!why.empty()) throw HarnessError(why);
-  int ends[2];
-  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
-  UniqueFd watched(ends[0]);
-  alive_.reset(ends[1]);
-  guardian_ = CheckErrno(fork(), "fork");
-  if (guardian_ == 0) {
-    alive_.reset();
-    Guard(watched.get());
-  }
+  guardian_.emplace("swap on zram0, see swapon --show", &TakeDown);
   // From here on whatever throws, or kills us, wakes the guardian.
   WriteAttribute("comp_algorithm", "lz4");
   WriteAttribute("disksize", std::to_string(bytes));
@@ -73,14 +58,6 @@ ZramSwap::ZramSwap(uint64_t bytes) {
       RunCommand({.argv = {"/sbin/mkswap", kDevice}}, std::chrono::seconds(30));
   if (!formatted.status.Succeeded()) throw HarnessError("mkswap: " + formatted.errors);
   CheckErrno(swapon(kDevice, SWAP_FLAG_PREFER | kHighestPriority), "swapon zram0");
-}
-
-ZramSwap::~ZramSwap() {
-  alive_.reset();
-  int status = 0;
-  if (waitpid(guardian_, &status, 0) != guardian_ || status != 0) {
-    std::fprintf(stderr, "zram0 could not be taken down: see swapon --show\n");
-  }
 }
 
 double ZramSwap::CompressionRatio() const {

@@ -4,12 +4,11 @@
 // Not thread-safe.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
+#include <optional>
 #include <string>
 
-#include "libzmem/base/sys.h"
+#include "bench/guardian.h"
 
 namespace zmem {
 
@@ -18,19 +17,15 @@ class ZramSwap {
   // Why there is no zram that may be used here (not root, no device, in use), or empty.
   static std::string WhyUnavailable();
 
-  // Sets it up with room for `bytes` and the highest priority. Throws if that fails.
+  // Sets it up with room for `bytes` and the highest priority. Throws if that fails. The object's
+  // end takes it down, and waits until it is.
   explicit ZramSwap(uint64_t bytes);
-  // Takes it down, and waits until it is.
-  ~ZramSwap();
-  ZramSwap(const ZramSwap&) = delete;
-  ZramSwap& operator=(const ZramSwap&) = delete;
 
   // What is in it, over what that takes compressed; 0 when it is empty.
   double CompressionRatio() const;
 
  private:
-  pid_t guardian_;
-  UniqueFd alive_;  // its closing tells the guardian
+  std::optional<Guardian> guardian_;
 };
 
 }  // namespace zmem

@@ -1,0 +1,59 @@
+#include "bench/limited_cgroup.h"
+
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/error.h"
+
+namespace zmem {
+namespace {
+
+// A process that was killed stays in its cgroup until it has given back its memory.
+constexpr int kRemoveTries = 500;
+constexpr int kRemovePauseMs = 10;
+
+bool Remove(const std::string& path) {
+  for (int tries = 0; tries < kRemoveTries; ++tries) {
+    if (rmdir(path.c_str()) == 0 || errno == ENOENT) return true;
+    poll(nullptr, 0, kRemovePauseMs);
+  }
+  return false;
+}
+
+void Write(const std::string& path, const std::string& value) {
+  std::ofstream file(path);
+  file << value;
+  file.close();
+  if (!file) throw ErrnoError("cannot write " + value + " to " + path);
+}
+
+}  // namespace
+
+LimitedCgroup::LimitedCgroup() {
+  std::string name = "/zmem-bench-" + std::to_string(getpid());
+  unified_ = std::filesystem::exists("/sys/fs/cgroup/cgroup.controllers");
+  if (unified_) Write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+  path_ = (unified_ ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory") + name;
+  CheckErrno(mkdir(path_.c_str(), 0755), "no memory cgroup can be made: " + path_);
+  guardian_.emplace("the cgroup " + path_, [path = path_] { return Remove(path); });
+  UsedBytes();
+}
+
+void LimitedCgroup::Add(pid_t pid) { Write(path_ + "/cgroup.procs", std::to_string(pid)); }
+
+uint64_t LimitedCgroup::UsedBytes() const {
+  std::ifstream file(path_ + (unified_ ? "/memory.current" : "/memory.usage_in_bytes"));
+  uint64_t bytes = 0;
+  if (!(file >> bytes)) throw HarnessError("no memory controller for " + path_);
+  return bytes;
+}
+
+void LimitedCgroup::Limit(uint64_t bytes) {
+  Write(path_ + (unified_ ? "/memory.max" : "/memory.limit_in_bytes"), std::to_string(bytes));
+}
+
+}  // namespace zmem
