@@ -14,9 +14,9 @@ namespace {
 
 // How often it is looked whether there is something to do, which costs a few microseconds.
 constexpr std::chrono::milliseconds kPeriod{1000};
-// The same while a pool above its limit shrinks: the file's buffers take a few MiB, and then the
-// disk needs a moment.
-constexpr std::chrono::milliseconds kShrinkingPeriod{50};
+// The same while a pool above its limit shrinks, as the file's buffers take a few MiB and then the
+// disk needs a moment, and while the file is short of free segments.
+constexpr std::chrono::milliseconds kBusyPeriod{50};
 // A pool that is no smaller after so many looks does not shrink: its file is full or suspended.
 constexpr int kFruitlessLooks = 20;
 
@@ -54,6 +54,7 @@ void Housekeeper::Wake() {
 void Housekeeper::Run() {
   uint64_t held_before = 0;
   int fruitless_looks = kFruitlessLooks;
+  bool more = false;
   for (;;) {
     uint64_t held = pool_.held_bytes();
     fruitless_looks = held < held_before ? 0 : std::min(fruitless_looks + 1, kFruitlessLooks);
@@ -62,12 +63,12 @@ void Housekeeper::Run() {
     {
       MutexLock lock(mutex_);
       if (!woken_ && !stop_.load(std::memory_order_acquire)) {
-        changed_.wait_for(mutex_, is_shrinking ? kShrinkingPeriod : kPeriod);
+        changed_.wait_for(mutex_, is_shrinking || more ? kBusyPeriod : kPeriod);
       }
       woken_ = false;
     }
     if (stop_.load(std::memory_order_acquire)) return;
-    upkeep_.Run(processes_, stop_);
+    more = upkeep_.Run(processes_, stop_);
   }
 }
 

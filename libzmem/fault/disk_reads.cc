@@ -10,13 +10,18 @@ bool IsFree(PageEntry entry) {
   return entry.state() == PageState::kOnDisk && !entry.Has(PageEntry::kRestoring);
 }
 
+// Flags aside: a fork may have marked one of them as shared.
+bool IsSameObject(PageEntry a, PageEntry b) {
+  return a.state() == b.state() && a.disk_object() == b.disk_object();
+}
+
 }  // namespace
 
 std::optional<size_t> DiskReads::Begin(Address page, size_t neighbours, Reason reason) {
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(page);
   if (chunk == nullptr) return std::nullopt;
   PageEntry entry = chunk->Load(PageInChunk(page));
-  if (entry.state() == PageState::kOnDisk && entry.Has(PageEntry::kRestoring)) return 0;
+  if (IsOnItsWay(page, entry)) return 0;
   if (reader_ == nullptr) {
     auto reader = process_.store.backing()->NewReader();
     if (!reader.ok()) return std::nullopt;
@@ -39,6 +44,16 @@ std::optional<size_t> DiskReads::Begin(Address page, size_t neighbours, Reason r
   read.used = true;
   ++in_flight_;
   return read.pages - 1;
+}
+
+bool DiskReads::IsOnItsWay(Address page, PageEntry entry) const {
+  if (entry.state() != PageState::kOnDisk) return false;
+  if (entry.Has(PageEntry::kRestoring)) return true;
+  return std::any_of(reads_.begin(), reads_.end(), [&](const Read& read) {
+    AddressRange range{read.first, read.first + read.pages * kPageBytes};
+    return read.used && range.Contains(page) &&
+           IsSameObject(read.claimed[(page - read.first) >> kPageShift], entry);
+  });
 }
 
 size_t DiskReads::Claim(Chunk& chunk, Address first, size_t most, Read& read) {
@@ -72,10 +87,9 @@ FillResult DiskReads::Complete() {
   if (reader_ == nullptr || in_flight_ == 0) return last;
   reader_->Complete([&](const DiskReadResult& result) {
     Read& read = reads_[result.cookie];
-    if (!read.cancelled) {
-      FillResult filled = Finish(read, result);
-      if (filled == FillResult::kGone) last = filled;
-    }
+    if (!read.holds_claims) ClaimAgain(read);
+    FillResult filled = Finish(read, result);
+    if (filled == FillResult::kGone) last = filled;
     read.used = false;
     --in_flight_;
   });
@@ -172,11 +186,27 @@ void DiskReads::OnFailure(Chunk& chunk, const Read& read, DiskReadStatus status)
   process_.uffd.Wake({read.first, read.first + kPageBytes});
 }
 
-void DiskReads::Cancel() {
+void DiskReads::ReleaseClaims() {
   for (Read& read : reads_) {
-    if (!read.used || read.cancelled) continue;
-    read.cancelled = true;
-    LetGo(process_.table.Find(ChunkNumber(read.first)).get(), read, 0);
+    if (!read.used || !read.holds_claims) continue;
+    read.holds_claims = false;
+    std::shared_ptr<Chunk> chunk = process_.table.Find(ChunkNumber(read.first));
+    for (size_t i = 0; chunk != nullptr && i < read.pages; ++i) {
+      PageEntry busy = read.claimed[i].With(PageEntry::kRestoring);
+      chunk->Transition(PageInChunk(read.first) + i, busy, read.claimed[i]);
+    }
+  }
+}
+
+void DiskReads::ClaimAgain(Read& read) {
+  // The chunk may have come to be shared with a child.
+  std::shared_ptr<Chunk> chunk = process_.OwnChunk(read.first);
+  for (size_t i = 0; chunk != nullptr && i < read.pages; ++i) {
+    size_t page = PageInChunk(read.first) + i;
+    PageEntry entry = chunk->Load(page);
+    // What is another by now stays as it is; who waits there looks again.
+    if (!IsFree(entry) || !IsSameObject(entry, read.claimed[i])) continue;
+    if (chunk->Transition(page, entry, entry.With(PageEntry::kRestoring))) read.claimed[i] = entry;
   }
 }
 

@@ -46,9 +46,9 @@ class DiskReads {
   // Fills the pages of the reads that are over. kGone when the address space is.
   FillResult Complete();
 
-  // Lets go of all claims, before entries are copied or moved (fork, mremap): what is being read is
-  // found missing again, and read again.
-  void Cancel();
+  // Lets go of all claims, before entries are copied or moved (fork, mremap). The reads go on: when
+  // one is over, the pages whose entries are still the same are claimed again.
+  void ReleaseClaims();
 
  private:
   static constexpr size_t kMaxReads = DiskReader::kMostReads;
@@ -58,13 +58,16 @@ class DiskReads {
   struct Read {
     bool used = false;
     Reason reason = Reason::kFault;
-    bool cancelled = false;
+    bool holds_claims = true;
     Address first = 0;
     size_t pages = 0;
     int64_t begun_ns = 0;
     std::array<PageEntry, kMaxPages> claimed{};
   };
 
+  // Whether a read that is under way will fill `page`, whose entry this is.
+  bool IsOnItsWay(Address page, PageEntry entry) const;
+  void ClaimAgain(Read& read);
   // Claims a run of pages from `first` on that one read can cover. Returns how many.
   size_t Claim(Chunk& chunk, Address first, size_t most, Read& read);
   // Those of the claimed pages of `read`, from its `index`-th on, that are still ours go back to

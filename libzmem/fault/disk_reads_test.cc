@@ -70,6 +70,13 @@ class DiskReadsTest : public testing::Test {
     std::shuffle(order.begin(), order.end(), std::mt19937_64(TestSeed()));
     for (size_t page : order) EXPECT_TRUE(memory_.Holds(page, expected_[page])) << page;
   }
+  static void AwaitAll(DiskReads& reads) {
+    while (reads.in_flight() > 0) {
+      pollfd readable{.fd = reads.fd(), .events = POLLIN};
+      sys::Poll(&readable, 1, -1);
+      EXPECT_EQ(reads.Complete(), FillResult::kDone);
+    }
+  }
   void ExpectNothingStored() {
     faults_->Settle();
     EXPECT_EQ(store_.objects(), 0u);
@@ -143,16 +150,40 @@ TEST_F(DiskReadsTest, AGuardPutThereDuringTheReadStays) {  // FACTS 11
   DiskReads reads(*process_, restorer, clock_);
   ASSERT_TRUE(reads.Begin(memory_.address(0), 7, DiskReads::Reason::kFault));
   if (madvise(memory_.data(3), kPageBytes, kGuardInstall) != 0) GTEST_SKIP() << "no guards";
-  while (reads.in_flight() > 0) {
-    pollfd readable{.fd = reads.fd(), .events = POLLIN};
-    sys::Poll(&readable, 1, -1);
-    EXPECT_EQ(reads.Complete(), FillResult::kDone);
-  }
+  AwaitAll(reads);
   EXPECT_EQ(process_->counters.readahead_pages, 2u);
   bool absent = true;
   ASSERT_EQ(process_->pagemap.FindAbsent(memory_.address(3), std::span(&absent, 1)), 0);
   EXPECT_FALSE(absent) << "the guard is still there";
   expected_.erase(3);
+  Serve();
+  ExpectAllHeld();
+}
+
+// Replayed: a program that forks or moves its memory more often than the disk answers.
+TEST_F(DiskReadsTest, AForkDuringTheReadDoesNotBeginItAgain) {
+  StoreOnDisk(0, 8);
+  PageRestorer restorer(*process_);
+  DiskReads reads(*process_, restorer, clock_);
+  ASSERT_EQ(reads.Begin(memory_.address(0), 7, DiskReads::Reason::kFault), 7u);
+  reads.ReleaseClaims();
+  Process child(store_.store, *store_.arena, ReadyUserfaultfd());
+  child.table.ShareFrom(process_->table);
+  child.counters.CopyLevels(process_->counters);
+  EXPECT_EQ(reads.Begin(memory_.address(0), 7, DiskReads::Reason::kFault), 0u) << "on its way";
+  EXPECT_EQ(reads.Begin(memory_.address(5), 0, DiskReads::Reason::kFault), 0u);
+  EXPECT_EQ(reads.in_flight(), 1u);
+  // The parent drops one of them, and it is another page on disk by now.
+  PageEntry other;
+  ASSERT_EQ(store_.store.Put(IncompressiblePage(1000).bytes, store_.workspace, &other),
+            StoreResult::kStored);
+  process_->Retire(process_->OwnChunk(memory_.address(3))->Replace(3, PageEntry()));
+  Publish(*process_, memory_.address(3), other);
+  expected_[3] = IncompressiblePage(1000);
+  AwaitAll(reads);
+  EXPECT_EQ(process_->counters.disk_faults, 1u);
+  EXPECT_EQ(process_->counters.disk_pages, 5u) << "the fourth, and those behind it";
+  EXPECT_EQ(EntryOf(child, memory_.address(0)).state(), PageState::kOnDisk) << "it has its own";
   Serve();
   ExpectAllHeld();
 }

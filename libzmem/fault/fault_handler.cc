@@ -22,7 +22,9 @@ constexpr int kEagerRounds = 16;
 constexpr int kDrainPatience = 2000;
 // Room is made when the program's memory cgroup takes fewer pages than this.
 constexpr int64_t kLittleRoomPages = 512;
-// How long a fault waits for it while no page goes out.
+// Room for what nobody has asked for: more than what is made at once.
+constexpr int64_t kAmpleRoomPages = 8192;
+// How long a fault waits for room while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
@@ -196,10 +198,10 @@ bool FaultHandler::HaveRoom() {
     return true;
   }
   int64_t now_ns = clock_.now_ns();
-  uint64_t isolated = process_->counters.isolated_pages.load(std::memory_order_relaxed);
-  if (short_of_room_ns_ == 0 || isolated != isolated_when_short_) {
+  int64_t taken = process_->counters.taken_pages();
+  if (short_of_room_ns_ == 0 || taken > taken_when_short_) {
     short_of_room_ns_ = now_ns;
-    isolated_when_short_ = isolated;
+    taken_when_short_ = taken;
   }
   observer_.OnRoomWanted();
   return now_ns - short_of_room_ns_ > kRoomPatienceNs;
@@ -251,7 +253,11 @@ bool FaultHandler::AnswerFromDisk(Address page) {
   if (disk_.full()) return false;
   uint64_t number = page >> kPageShift;
   size_t window = readahead_.OnFault(number);
-  size_t neighbours = short_of_room_ns_ == 0 ? std::max(window, kDiskNeighbours) : 0;
+  size_t neighbours = window;
+  // Each would push another page out again where room is scarce.
+  bool plenty = process_->room_pages.load(std::memory_order_relaxed) > kAmpleRoomPages;
+  if (plenty) neighbours = std::max(neighbours, kDiskNeighbours);
+  if (short_of_room_ns_ != 0) neighbours = 0;
   auto reason = window > 0 ? DiskReads::Reason::kStream : DiskReads::Reason::kFault;
   std::optional<size_t> behind = disk_.Begin(page, neighbours, reason);
   if (behind) readahead_.Brought(number, *behind);
@@ -413,6 +419,8 @@ void FaultHandler::DrainSlice() {
   }
   if (chunk != nullptr && chunk->Load(drain_page_).state() == PageState::kOnDisk) {
     auto begun = disk_.Begin(page, DiskReads::kMaxPages - 1, DiskReads::Reason::kDrain);
+    // What does not come with this read is looked at again in the next pass.
+    if (begun) drain_page_ += 1 + *begun;
     fruitless_rounds_ = begun ? 0 : kEagerRounds;
     return;
   }

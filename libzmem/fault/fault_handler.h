@@ -126,7 +126,7 @@ class FaultHandler {
   std::array<Pending, kMaxPending> pending_;
   size_t pending_count_ = 0;
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room
-  uint64_t isolated_when_short_ = 0;
+  int64_t taken_when_short_ = 0;
   int fruitless_rounds_ = 0;  // since a pending fault or a drain last got on
 
   std::vector<uint64_t> drain_chunks_;

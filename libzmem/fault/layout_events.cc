@@ -26,7 +26,7 @@ void LayoutEvents::Drop(Chunk& chunk, size_t page, PageEntry replacement) {
 }
 
 std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
-  disk_.Cancel();
+  disk_.ReleaseClaims();
   // The child has no staging area (MADV_DONTFORK), and its parent's will be reused.
   for (const std::atomic<uint64_t>& slab : process_.slab_chunk) {
     uint64_t number = slab.load(std::memory_order_acquire);
@@ -46,7 +46,7 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
 }
 
 void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
-  disk_.Cancel();
+  disk_.ReleaseClaims();
   process_.clean_pages.Drop({from, from + bytes});
   std::vector<std::pair<Address, PageEntry>> moved;
   ForEachChunk({from, from + bytes},

@@ -174,15 +174,8 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
     if (slab == kNoSlab) return absl::OkStatus();
     Candidate candidate = cold_chunks_.back();
     cold_chunks_.pop_back();
-    LookAgain(candidate.chunk_number, candidate.present, now_ns);
-    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-    if (chunk == nullptr) continue;
-    wire::PageSet wanted;
-    for (size_t page = 0; page < kPagesPerChunk; ++page) {
-      if (candidate.present.Has(page) && !chunk->Load(page).Has(PageEntry::kIncompressible)) {
-        wanted.Add(page);
-      }
-    }
+    LookAgain(candidate, kLookAgainAges * options_.cold_age_ns);
+    wire::PageSet wanted = Compressible(candidate);
     NoteHuge(slab, candidate.chunk_number, wanted);
     absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, wanted, slab);
     if (!moved.ok()) return moved.status();
@@ -201,17 +194,29 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
   return absl::OkStatus();
 }
 
-void Reclaimer::LookAgain(uint64_t chunk_number, const wire::PageSet& present, int64_t now_ns) {
-  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
+wire::PageSet Reclaimer::Compressible(const Candidate& candidate) const {
+  wire::PageSet pages;
+  std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+  if (chunk == nullptr) return pages;
+  for (size_t page = candidate.present.Next(0, true); page < kPagesPerChunk;
+       page = candidate.present.Next(page + 1, true)) {
+    if (!chunk->Load(page).Has(PageEntry::kIncompressible)) pages.Add(page);
+  }
+  return pages;
+}
+
+void Reclaimer::LookAgain(const Candidate& candidate, int64_t age_ns) {
+  std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
   if (chunk == nullptr) return;
+  int64_t now_ns = clock_.now_ns();
   int64_t last_ns = chunk->incompressible_ns.load(std::memory_order_relaxed);
-  if (last_ns == 0 || now_ns - last_ns < kLookAgainAges * options_.cold_age_ns) return;
+  if (last_ns == 0 || now_ns - last_ns < age_ns) return;
   chunk->incompressible_ns.store(now_ns, std::memory_order_relaxed);
   wire::PageSet changed;
-  Address start = chunk_number << kChunkShift;
+  Address start = candidate.chunk_number << kChunkShift;
   std::span<std::byte, kPageBytes> bytes(read_buffer_.data(), kPageBytes);
-  for (size_t page = present.Next(0, true); page < kPagesPerChunk;
-       page = present.Next(page + 1, true)) {
+  for (size_t page = candidate.present.Next(0, true); page < kPagesPerChunk;
+       page = candidate.present.Next(page + 1, true)) {
     // As it is in the program, without taking it.
     if (chunk->Load(page).Has(PageEntry::kIncompressible) &&
         process_.memory.Read(start + page * kPageBytes, bytes.data(), kPageBytes) &&
@@ -414,7 +419,8 @@ StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBy
   }
   constexpr auto kPause = std::chrono::milliseconds(1);
   StoreResult result = process_.store.Put(page, workspace_, stored);
-  for (; result == StoreResult::kBusy && file_patience_ > 0; --file_patience_) {
+  while (result == StoreResult::kBusy && --file_patience_ > 0 &&
+         !agent_.Asked(wire::Wish::kSettle)) {
     std::this_thread::sleep_for(kPause);
     result = process_.store.Put(page, workspace_, stored);
   }
@@ -538,6 +544,16 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
 }
 
 absl::Status Reclaimer::MakeRoom() {
+  int64_t now_ns = clock_.now_ns();
+  if (now_ns < next_room_ns_) return absl::OkStatus();
+  int64_t before = process_.counters.taken_pages();
+  absl::Status status = TakeUntilThereIsRoom();
+  // Nothing goes out: trying again and again would only take CPU time from the program.
+  if (process_.counters.taken_pages() <= before) next_room_ns_ = now_ns + kRoomPauseNs;
+  return status;
+}
+
+absl::Status Reclaimer::TakeUntilThereIsRoom() {
   constexpr int64_t kEnoughPages = 4096;
   bool pool_full = false;
   // Slots that were left behind are charged to the program too.
@@ -552,9 +568,12 @@ absl::Status Reclaimer::MakeRoom() {
   std::stable_sort(
       survey->chunks.begin(), survey->chunks.end(),
       [&](const Candidate& a, const Candidate& b) { return last_fault_ns(a) < last_fault_ns(b); });
-  for (const Candidate& candidate : survey->chunks) {
+  for (Candidate& candidate : survey->chunks) {
     if (pool_full || Interrupted() || process_.RefreshRoom() >= kEnoughPages) break;
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
+    LookAgain(candidate, kRoomPatienceNs);
+    candidate.present = Compressible(candidate);
+    if (candidate.present.empty()) continue;
     absl::StatusOr<size_t> evicted = EvictChunk(candidate, &pool_full);
     if (!evicted.ok()) return evicted.status();
     if (*evicted == kNoSlab) break;

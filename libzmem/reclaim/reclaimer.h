@@ -85,8 +85,12 @@ class Reclaimer {
   absl::StatusOr<size_t> EvictChunk(const Candidate& candidate, bool* pool_full);
   absl::Status Scan(int64_t now_ns);
   absl::Status IsolateColdChunks(int64_t now_ns);
-  // Finds out which of the chunk's pages that were incompressible have changed, if it is time.
-  void LookAgain(uint64_t chunk_number, const wire::PageSet& present, int64_t now_ns);
+  // The candidate's pages that are not known to be incompressible.
+  wire::PageSet Compressible(const Candidate& candidate) const;
+  // Finds out which of its pages that were incompressible have changed, if they were last found so
+  // `age_ns` ago.
+  void LookAgain(const Candidate& candidate, int64_t age_ns);
+  absl::Status TakeUntilThereIsRoom();
   absl::Status SettleProbations(int64_t now_ns);
   // Lets the faults of the chunk's eligible parts come to us.
   void RegisterChunk(uint64_t chunk_number, const AddressMap& map);
@@ -141,9 +145,13 @@ class Reclaimer {
   // Registered mappings a process has at most: each is one that the kernel cannot merge with its
   // neighbours, and vm.max_map_count is 65,530 as a rule.
   static constexpr size_t kMaxRegisteredMappings = 16'384;
-  // Milliseconds that storing a slab waits for the backing file: a segment is written in a few; a
-  // disk that takes longer is too slow to evict to, and a fork may be waiting.
-  static constexpr int kFilePatience = 100;
+  // Milliseconds that storing a slab waits for the backing file, unless a fork waits for us: a
+  // segment is written in a few, so a disk that takes longer is too slow to evict to.
+  static constexpr int kFilePatience = 1000;
+  // After room could not be made, how long until it is tried again; and how long until pages that
+  // were incompressible are looked at again for it.
+  static constexpr int64_t kRoomPauseNs = 100'000'000;
+  static constexpr int64_t kRoomPatienceNs = 2'000'000'000;
   // After how many cold ages an incompressible page is looked at again.
   static constexpr int64_t kLookAgainAges = 16;
   // How often slabs on probation are looked at.
@@ -160,6 +168,7 @@ class Reclaimer {
   std::array<Slab, Process::kMaxSlabs> slabs_;
   std::vector<Candidate> cold_chunks_;  // found by the last scan, to be isolated as slabs get free
   int64_t next_scan_ns_;
+  int64_t next_room_ns_ = 0;
   bool pool_full_ = false;  // since the last scan
   int file_patience_ = 0;   // milliseconds left for a busy file, of the slab being stored
 };

@@ -39,7 +39,7 @@ CleanPages::CleanPages(PageStore& store) : store_(store), promise_(kCertain) {
 
 CleanPages::~CleanPages() {
   store_.RemoveSpare(this);
-  GiveUp();
+  DropAll();
 }
 
 bool CleanPages::Promising() {
@@ -55,8 +55,9 @@ void CleanPages::Learn(bool reused) {
 }
 
 bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes) {
-  if (!WorthKeeping(entry) || !enabled_.load(std::memory_order_acquire) || !Promising() ||
-      !store_.HasCleanRoom(BytesOf(entry))) {
+  bool in_full_pool = entry.state() == PageState::kInPool && store_.pool_full();
+  if (!WorthKeeping(entry) || in_full_pool || !enabled_.load(std::memory_order_acquire) ||
+      !Promising() || !store_.HasCleanRoom(BytesOf(entry))) {
     return false;
   }
   bool on_disk = entry.state() == PageState::kOnDisk;
@@ -83,7 +84,7 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
   }
   if (replaced != PageEntry()) Release(replaced);
   // set_enabled(false) may have looked before this was here.
-  if (!enabled_.load(std::memory_order_acquire)) GiveUp();
+  if (!enabled_.load(std::memory_order_acquire)) DropAll();
   return true;
 }
 
@@ -175,7 +176,8 @@ void CleanPages::Drop(AddressRange range) {
   for (PageEntry entry : dropped) Release(entry);
 }
 
-void CleanPages::DropIf(absl::FunctionRef<bool(PageEntry)> unwanted) {
+bool CleanPages::DropIf(absl::FunctionRef<bool(PageEntry)> unwanted) {
+  if (chunks_.load(std::memory_order_relaxed) == 0) return false;
   std::vector<PageEntry> dropped;
   {
     MutexLock lock(mutex_);
@@ -187,6 +189,7 @@ void CleanPages::DropIf(absl::FunctionRef<bool(PageEntry)> unwanted) {
     }
   }
   for (PageEntry entry : dropped) Release(entry);
+  return !dropped.empty();
 }
 
 void CleanPages::Age() {
@@ -199,14 +202,16 @@ void CleanPages::Age() {
 }
 
 bool CleanPages::GiveUp() {
-  bool any = chunks_.load(std::memory_order_relaxed) > 0;
+  return DropIf([](PageEntry entry) { return entry.state() == PageState::kInPool; });
+}
+
+void CleanPages::DropAll() {
   DropForms([](const ChunkForms&) { return true; });
-  return any;
 }
 
 void CleanPages::set_enabled(bool enabled) {
   enabled_.store(enabled, std::memory_order_release);
-  if (!enabled) GiveUp();
+  if (!enabled) DropAll();
 }
 
 }  // namespace zmem

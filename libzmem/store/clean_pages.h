@@ -42,11 +42,12 @@ class CleanPages final : public SpareObjects {
 
   // Gives up what is kept of pages in `range`.
   void Drop(AddressRange range);
-  // Gives up the entries that `unwanted` is true of; it must not call back.
-  void DropIf(absl::FunctionRef<bool(PageEntry)> unwanted);
+  // Gives up the entries that `unwanted` is true of; it must not call back. False if there are
+  // none.
+  bool DropIf(absl::FunctionRef<bool(PageEntry)> unwanted);
   // Gives up what was kept before the last call.
   void Age();
-  // Gives up everything. False if there was nothing.
+  // Gives up what is in the pool.
   bool GiveUp() override;
   // Whether anything is kept from now on; what is kept already is given up if not.
   void set_enabled(bool enabled);
@@ -68,6 +69,7 @@ class CleanPages final : public SpareObjects {
   PageEntry Take(Address page, uint64_t* hash);
   void Release(PageEntry entry);
   void ReleaseAll(const ChunkForms& forms);
+  void DropAll();
   // Of whole chunks.
   template <typename Unwanted>
   void DropForms(Unwanted unwanted);

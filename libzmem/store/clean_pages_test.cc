@@ -173,7 +173,8 @@ TEST_F(FullPoolTest, SpareObjectsAreTheFirstToGo) {
     return store_.store.Put(CompressiblePage(entries.size()).bytes, store_.workspace, &entry) ==
            StoreResult::kStored;
   };
-  while (put()) entries.push_back(entry);
+  uint64_t nearly_full = store_.pool->limit_bytes() / 10 * 9;
+  while (store_.pool->held_bytes() < nearly_full && put()) entries.push_back(entry);
   ASSERT_GT(entries.size(), 100u);
   for (size_t page = 0; page < entries.size(); ++page) {
     ASSERT_TRUE(clean_.Keep(address(page), entries[page], CompressiblePage(page).bytes));
@@ -184,6 +185,7 @@ TEST_F(FullPoolTest, SpareObjectsAreTheFirstToGo) {
   while (put()) entries.push_back(entry);
   EXPECT_GE(entries.size(), before);
   EXPECT_EQ(store_.store.clean.pages.load(), 0u);
+  EXPECT_FALSE(clean_.Keep(address(0), entries[0], CompressiblePage(0).bytes)) << "it is full";
   for (PageEntry each : entries) store_.store.Release(each);
   ExpectNothingKept();
 }

@@ -115,7 +115,7 @@ void PageStore::RemoveSpare(SpareObjects* spare) {
 }
 
 bool PageStore::GiveUpSpare() {
-  if (clean.pages.load(std::memory_order_relaxed) == 0) return false;
+  if (clean.object_bytes.load(std::memory_order_relaxed) == 0) return false;
   MutexLock lock(spare_mutex_);
   for (size_t tries = 0; tries < spare_.size(); ++tries) {
     if (spare_[next_spare_++ % spare_.size()]->GiveUp()) return true;

@@ -31,11 +31,11 @@ enum class StoreResult {
   kBusy,            // the backing file has no buffer free: there is room in a moment
 };
 
-// Objects that are kept beyond need.
+// Objects in the pool that are kept beyond need.
 class SpareObjects {
  public:
   virtual ~SpareObjects() = default;
-  // Releases them: the store needs their room. Called on any thread. False if there were none.
+  // Releases them: the pool needs their room. Called on any thread. False if there were none.
   virtual bool GiveUp() = 0;
 };
 

@@ -77,6 +77,12 @@ struct ProcessCounters {
   std::atomic<uint64_t> returned_pages{0};   // moved back from staging: hot, or not storable
   std::atomic<uint64_t> poisoned_pages{0};   // lost: their object was damaged
 
+  // Pages moved out, less those that had to go back: what went out and came straight back, for want
+  // of a place, made no room.
+  int64_t taken_pages() const {
+    return static_cast<int64_t>(isolated_pages.load(std::memory_order_relaxed)) -
+           static_cast<int64_t>(returned_pages.load(std::memory_order_relaxed));
+  }
   void CopyLevels(const ProcessCounters& parent);
   void AddStored(PageEntry entry);
   void RemoveStored(PageEntry entry);

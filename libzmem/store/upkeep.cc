@@ -57,17 +57,19 @@ void ForEachChunk(const Upkeep::ProcessesFn& processes, const std::atomic<bool>&
 
 }  // namespace
 
-void Upkeep::Run(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+bool Upkeep::Run(const ProcessesFn& processes, const std::atomic<bool>& stop) {
   // One whose limit was lowered is emptied to where a full one takes pages again, too.
   if (store_.pool().held_bytes() > store_.pool().limit_bytes()) shrinking_ = true;
   if (store_.pool().held_bytes() <= store_.accept_bytes()) shrinking_ = false;
   AgeCleanPages(processes);
+  bool more = false;
   if (store_.backing() != nullptr) {
-    CleanFile(processes, stop);
+    more = CleanFile(processes, stop);
     WriteBack(processes, stop);
   }
   Recompress(processes, stop);
   CompactPool(processes, stop);
+  return more;
 }
 
 void Upkeep::AgeCleanPages(const ProcessesFn& processes) {
@@ -311,21 +313,34 @@ void Upkeep::PublishRecompressed(Process& process, uint64_t chunk_number,
   }
 }
 
-void Upkeep::CleanFile(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+bool Upkeep::CleanFile(const ProcessesFn& processes, const std::atomic<bool>& stop) {
   BackingFile& file = *store_.backing();
-  BackingFile::Stats before = file.stats();
-  if (before.free_segments > before.segments / kLeastFreeDivisor) return;
+  auto is_short = [](const BackingFile::Stats& stats) {
+    return stats.free_segments <= stats.segments / kLeastFreeDivisor;
+  };
+  BackingFile::Stats stats = file.stats();
+  if (!is_short(stats)) return false;
   for (const std::shared_ptr<Process>& process : processes()) {
     process->clean_pages.DropIf(
         [](PageEntry entry) { return entry.state() == PageState::kOnDisk; });
   }
+  // What a round can rewrite is bounded by the free segments, so the first one frees few.
   constexpr size_t kSegments = 64;
-  if (file.ChooseVictims(kSegments) > 0) {
-    ForEachChunk(processes, stop, [this](const std::shared_ptr<Process>& process, uint64_t number) {
-      CleanChunk(*process, number);
-    });
-  }
-  file.EndRound();
+  uint64_t cleaned_before = stats.cleaned_bytes;
+  uint64_t cleaned = 0;
+  do {
+    cleaned = stats.cleaned_bytes;
+    if (file.ChooseVictims(kSegments) > 0) {
+      ForEachChunk(processes, stop,
+                   [this](const std::shared_ptr<Process>& process, uint64_t number) {
+                     CleanChunk(*process, number);
+                   });
+    }
+    file.EndRound();
+    stats = file.stats();
+  } while (is_short(stats) && stats.cleaned_bytes > cleaned &&
+           !stop.load(std::memory_order_acquire));
+  return stats.cleaned_bytes > cleaned_before;
 }
 
 void Upkeep::CleanChunk(Process& process, uint64_t chunk_number) {

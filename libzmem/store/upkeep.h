@@ -54,8 +54,9 @@ class Upkeep {
         clean_aged_ns_(clock.now_ns()),
         recompress_paid_ns_(clock.now_ns()) {}
 
-  // Does all that there is to do. Returns early once `stop` is true.
-  void Run(const ProcessesFn& processes, const std::atomic<bool>& stop);
+  // Does all that there is to do. Returns early once `stop` is true. True if there will be more to
+  // do very soon: the file was out of free segments, and others will want those that were freed.
+  bool Run(const ProcessesFn& processes, const std::atomic<bool>& stop);
 
   // Thread-safe.
   Stats stats() const;
@@ -93,8 +94,8 @@ class Upkeep {
   // False if the file takes no more now. Waits for a busy one, not holding the gate.
   bool WriteBackChunk(Process& process, uint64_t chunk_number);
 
-  // Empties sparse segments of the file when it runs out of free ones.
-  void CleanFile(const ProcessesFn& processes, const std::atomic<bool>& stop);
+  // Empties sparse segments of the file when it runs out of free ones. True if it did.
+  bool CleanFile(const ProcessesFn& processes, const std::atomic<bool>& stop);
   void CleanChunk(Process& process, uint64_t chunk_number);
 
   PageStore& store_;
