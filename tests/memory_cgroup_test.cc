@@ -75,6 +75,14 @@ TEST_F(MemoryCgroupLimit, OtherPagesGoOutBeforeOneComesBack) {
   EXPECT_LE(ResidentBytes(child_->pid()), static_cast<int64_t>(kLimitBytes) + (16 << 20));
 }
 
+// Nothing can be taken out any more: the kernel ends the program, as without zmem, and soon.
+TEST_F(MemoryCgroupLimit, WhatCannotFitEndsTheProgramInsteadOfHangingIt) {
+  child_->Send("make incompressible");
+  ExitStatus status = child_->Wait(std::chrono::seconds(60));
+  EXPECT_EQ(status.ToString(), "signal 9 (Killed)") << child_->output();
+  daemon_->Stop();
+}
+
 TEST_F(MemoryCgroupLimit, ADrainThatWouldKillTheProgramIsRefused) {
   CommandResult drained = daemon_->Ctl({"drain", std::to_string(child_->pid())});
   EXPECT_EQ(drained.status.ToString(), "exit 1");

@@ -47,6 +47,14 @@ int main(int argc, char** argv) {
          region.Fill(++version);
          return verify();
        }},
+      {"make incompressible",
+       [&] {
+         ++version;
+         for (size_t page = 0; page < region.pages(); ++page) {
+           zmem::FillPage(region.page(page), page, version, zmem::PageContent::kRandom);
+         }
+         return verify();
+       }},
       // Reads for ever; a wrong page is reported on the spot, so that the report outlives us.
       {"watch",
        [&]() -> std::string {
