@@ -691,7 +691,8 @@ void Agent::WatchOrphan() {
       Syscall(SYS_kill, pid_, SIGKILL);
     }
     Sleep(kPeriodMs);
-    leaving_ = false;  // it cannot: it holds the last copy of the userfaultfd
+    if (leaving_) Grant(wire::Wish::kLeave);  // it cannot: it holds the last userfaultfd
+    leaving_ = false;
   }
 }
 

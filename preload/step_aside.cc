@@ -27,6 +27,8 @@ using raw::Syscall;
 // Every page has to come back first. A program that waits for longer than this has waited in vain:
 // zmemd is gone.
 constexpr int64_t kPatienceMs = 60'000;
+// An agent that has said so leaves at once, unless its zmemd was killed: then it never does.
+constexpr int64_t kEndPatienceMs = 2'000;
 
 long SetErrno(long result) {
   if (result >= 0 || result < -4095) return result;
@@ -43,7 +45,8 @@ class Absence {
       achieved_ = kept_away;
     } else {
       if (!kept_away) bell_.dismissals.fetch_add(1);
-      achieved_ = Ask(bell_, wire::Wish::kLeave, kPatienceMs) && AwaitAgentEnd(bell_, kPatienceMs);
+      achieved_ =
+          Ask(bell_, wire::Wish::kLeave, kPatienceMs) && AwaitAgentEnd(bell_, kEndPatienceMs);
     }
   }
   ~Absence() {

@@ -1,14 +1,14 @@
 // Runs a program whose libzmem.so meets bad luck: of the system calls that the library makes (its
 // agent's, and those of the program's threads on its behalf), the Nth fails, or is the program's
 // last. Nothing of the library is changed: the calls are caught with ptrace, and known by where in
-// memory they are made. With --start-up it is those made before the program itself begins, libc's on
-// the library's behalf among them: known by who called it.
+// memory they are made. With --start-up it is those made before the program itself begins, libc's
+// on the library's behalf among them: known by who called it.
 //   failing_calls --report FILE [--fail N [--errno K] | --kill N] [--in-child | --start-up]
 //     [--begin FILE] -- PROGRAM ARGUMENT...
-// The report gets a line for each call, "NUMBER NAME ERRNOS", with how many errors of it there are to
-// choose from; "failed NAME with ERROR" or "killed at NAME"; and "end" when the program has ended.
-// The program runs under the number that we were started with, and with ZMEM=0 taken away from its
-// environment: with it, libzmem.so leaves us alone.
+// The report gets a line for each call, "NUMBER NAME ERRNOS", with how many errors of it there are
+// to choose from; "failed NAME with ERROR" or "killed at NAME"; and "end" when the program has
+// ended. The program runs under the number that we were started with, and with ZMEM=0 taken away
+// from its environment: with it, libzmem.so leaves us alone.
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -55,7 +55,7 @@ struct Kind {
   bool done_all_the_same = false;  // close frees the descriptor even when it fails
 };
 
-constexpr uint64_t kBell = 33;           // only signals from 32 on are refused when there are too many
+constexpr uint64_t kBell = 33;  // only signals from 32 on are refused when there are too many
 constexpr uint64_t kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14
 
 const Kind kKinds[] = {
@@ -177,15 +177,16 @@ class Tracer {
     return begun_;
   }
 
-  // The library's constructor is left with its last call, by the first thread alone.
+  // Before the library's own first call the loader makes some to load it.
   bool IsOfStart(pid_t tid, const __ptrace_syscall_info& info) {
     if (tid != pid_) return false;
-    return InLibrary(tid, info.instruction_pointer) || CalledByLibrary(tid, info.stack_pointer);
+    bool inside = InLibrary(tid, info.instruction_pointer);
+    begun_ |= inside;
+    return inside || (begun_ && CalledByLibrary(tid, info.stack_pointer));
   }
 
   // Whether one of the topmost words of the stack, some of them old, is an address in the library.
   bool CalledByLibrary(pid_t tid, uint64_t stack_pointer) {
-    if (!InLibrary(tid, code_start_)) return false;  // it is not there yet
     constexpr uint64_t kWords = 64;
     for (uint64_t word = 0; word < kWords; ++word) {
       long value = ptrace(PTRACE_PEEKDATA, tid, stack_pointer + word * sizeof(long), 0);
