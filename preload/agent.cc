@@ -46,14 +46,16 @@ enum class Outcome {
 constexpr uint64_t kBellMask = uint64_t{1} << (kBellSignal - 1);
 
 // Makes a call on the connection. That the kernel is short of memory for it says nothing about
-// zmemd, and is over soon: the call is made again, for a second at most.
+// zmemd, and is over soon: the call is made again, for a second at most. So it is when zmemd has
+// closed its end with a message of ours unread, which is told once, before what zmemd had sent.
 template <typename Call>
 long Persist(Call call) {
   constexpr int kTries = 1000;
   constexpr timespec kPause{0, 1'000'000};
   long result = call();
   for (int tries = 1; tries < kTries; ++tries) {
-    bool passing = result == -ENOMEM || result == -ENOBUFS || result == -EAGAIN || result == -EINTR;
+    bool passing = result == -ENOMEM || result == -ENOBUFS || result == -EAGAIN ||
+                   result == -EINTR || result == -ECONNRESET;
     if (!passing) break;
     Syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, AsLong(&kPause), 0);
     result = call();
@@ -68,6 +70,7 @@ class Agent {
   [[noreturn]] void Run();
 
  private:
+  int64_t FirstSleepMs() const;
   void SleepUnnoticed(int64_t ms);
   bool SetUp();
   // The bell must be heard in every long wait.
@@ -223,8 +226,15 @@ uint64_t Agent::ResidentBytes() const {
   return fields[1] * kPageBytes;
 }
 
+// Who sends it away again and again has it back later each time: every page comes back for that.
+int64_t Agent::FirstSleepMs() const {
+  constexpr uint32_t kMostDoublings = 8;
+  uint32_t doublings = state_.bell.dismissals.load();
+  return kFirstSleepMs << (doublings < kMostDoublings ? doublings : kMostDoublings);
+}
+
 void Agent::Run() {
-  if (!state_.options.required) SleepUnnoticed(kFirstSleepMs);
+  if (!state_.options.required) SleepUnnoticed(FirstSleepMs());
   if (state_.is_child) state_.family->credit.store(Family::kSample);  // they live
   if (!SetUp()) GiveUp("the kernel gives the agent no descriptors of its own");
   if (LockDownThread() < 0) GiveUp("the kernel does not let the agent lock itself down");
@@ -681,7 +691,8 @@ void Agent::WatchOrphan() {
       Syscall(SYS_kill, pid_, SIGKILL);
     }
     Sleep(kPeriodMs);
-    leaving_ = false;  // it cannot: it holds the last copy of the userfaultfd
+    if (leaving_) Grant(wire::Wish::kLeave);  // it cannot: it holds the last userfaultfd
+    leaving_ = false;
   }
 }
 

@@ -54,8 +54,8 @@ inline constexpr size_t kAgentMappingBytes = 64 * 1024;
 // The thread's body; ends the thread, never returns. `state` is in its own mapping.
 [[noreturn]] void RunAgent(AgentState* state);
 
-// Starts a thread that runs RunAgent on the stack in `state`'s mapping, which no other thread uses.
-// Returns 0 or a negative errno. Async-signal-safe.
+// Starts a thread that runs RunAgent on the stack in `state`'s mapping, unless there is one.
+// Returns 0 or a negative errno. Thread-safe and async-signal-safe.
 int StartAgentThread(AgentState* state);
 
 }  // namespace zmem

@@ -46,12 +46,16 @@ long CloneInto(void* stack_top, AgentState* state) {
 }  // namespace
 
 int StartAgentThread(AgentState* state) {
+  // The stack is for one.
+  uint32_t none = 0;
+  if (!state->bell.agent_tid.compare_exchange_strong(none, Bell::kStarting)) return 0;
   // All signals are blocked around the clone, and the thread inherits the mask.
   uint64_t all = ~uint64_t{0};
   uint64_t before = 0;
   raw::Syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw::AsLong(&all), raw::AsLong(&before), 8);
   long result = CloneInto(reinterpret_cast<void*>(state->mapping.end - 64), state);
   raw::Syscall(SYS_rt_sigprocmask, SIG_SETMASK, raw::AsLong(&before), 0, 8);
+  if (result < 0) state->bell.agent_tid.store(0);
   return result < 0 ? static_cast<int>(result) : 0;
 }
 

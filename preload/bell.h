@@ -16,14 +16,20 @@ namespace zmem {
 inline constexpr int kBellSignal = 33;
 
 struct Bell {
-  // The agent's thread; 0 when there is none. The kernel clears it, and wakes who waits on it, when
-  // the thread ends.
+  // No thread's number, and one that no signal is sent to.
+  static constexpr uint32_t kStarting = ~uint32_t{0};
+
+  // The agent's thread, or kStarting; 0 when there is none. The kernel clears it, and wakes who
+  // waits on it, when the thread ends.
   std::atomic<uint32_t> agent_tid{0};
   // By wish: how often it was asked for, and up to which asking it was granted.
   std::atomic<uint32_t> asked[wire::kWishes] = {};
   std::atomic<uint32_t> granted[wire::kWishes] = {};
   // Threads between the beginning and the end of a fork. The agent takes no page out meanwhile.
   std::atomic<uint32_t> forks{0};
+  // Threads that keep the agent away (step_aside.h), and how often it was sent away.
+  std::atomic<uint32_t> absences{0};
+  std::atomic<uint32_t> dismissals{0};
   // Whether pages may be in the staging area. Set before `forks` is looked at, as `forks` is set
   // before this is: one of the two sides sees the other.
   std::atomic<bool> staged{false};

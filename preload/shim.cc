@@ -114,25 +114,31 @@ void RequireDaemon(const AgentOptions& options) {
   _exit(kUnavailable);
 }
 
+void* Map(size_t bytes, int flags) {
+  void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
+  return mapping == MAP_FAILED ? nullptr : mapping;
+}
+
+void Unmap(void* mapping, size_t bytes) {
+  if (mapping != nullptr) munmap(mapping, bytes);
+}
+
 // Maps the agent's state and stack, and the token page. Returns null when there is no room.
-AgentState* MapAgent() {
-  void* mapping = mmap(nullptr, kAgentMappingBytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-  if (mapping == MAP_FAILED) return nullptr;
-  void* token_page = mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (token_page == MAP_FAILED || madvise(token_page, kPageBytes, MADV_WIPEONFORK) != 0) {
-    munmap(mapping, kAgentMappingBytes);
-    return nullptr;
-  }
-  void* family =
-      mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (family == MAP_FAILED) {
-    munmap(token_page, kPageBytes);
-    munmap(mapping, kAgentMappingBytes);
+AgentState* MapAgent(const AgentOptions& options) {
+  void* mapping = Map(kAgentMappingBytes, MAP_PRIVATE | MAP_NORESERVE | MAP_STACK);
+  void* token_page = Map(kPageBytes, MAP_PRIVATE | MAP_NORESERVE);
+  void* family = Map(kPageBytes, MAP_SHARED);
+  bool complete = mapping != nullptr && token_page != nullptr && family != nullptr &&
+                  madvise(token_page, kPageBytes, MADV_WIPEONFORK) == 0;
+  if (!complete) {
+    Unmap(family, kPageBytes);
+    Unmap(token_page, kPageBytes);
+    Unmap(mapping, kAgentMappingBytes);
     return nullptr;
   }
   auto* state = static_cast<AgentState*>(mapping);
+  new (&state->options) AgentOptions(options);
+  new (&state->bell) Bell();
   state->family = new (family) Family();
   Address start = reinterpret_cast<Address>(mapping);
   state->mapping = {start, start + kAgentMappingBytes};
@@ -171,23 +177,39 @@ void AfterForkInChild() {
   if (!g_sandboxed && DeservesAgent(*g_agent->family)) StartAgentThread(g_agent);
 }
 
+// False if there is no memory or no thread for an agent. The fork hook comes first: a child without
+// it would wait for its parent's agent.
+bool StartAgent(const AgentOptions& options) {
+  g_agent = MapAgent(options);
+  if (g_agent == nullptr) return false;
+  if (pthread_atfork(BeforeFork, AfterForkInParent, AfterForkInChild) != 0) {
+    g_agent = nullptr;
+    return false;
+  }
+  return StartAgentThread(g_agent) == 0;
+}
+
+// Starts the agent. Returns why not, or null.
+const char* Manage(const AgentOptions& options) {
+  if (IsSandboxed()) return "it was started under a seccomp filter";
+  if (options.required) RequireDaemon(options);
+  if (!StartAgent(options)) return "the kernel gives no memory or no thread for the agent";
+  if (IsOn("ZMEM_CORE_DUMPS")) CatchCoreDumps();
+  return nullptr;
+}
+
 __attribute__((constructor)) void Start() {
-  if (getauxval(AT_SECURE) != 0 || IsSandboxed()) return;
+  if (getauxval(AT_SECURE) != 0) return;
   const char* off = getenv("ZMEM");
   if (off != nullptr && off[0] == '0' && off[1] == '\0') return;
   int saved_errno = errno;
-  if (AgentState* state = MapAgent()) {
-    new (&state->options) AgentOptions();
-    new (&state->bell) Bell();
-    ReadEnvironment(&state->options);
-    if (state->options.required) RequireDaemon(state->options);
-    if (StartAgentThread(state) == 0) {
-      g_agent = state;
-      pthread_atfork(BeforeFork, AfterForkInParent, AfterForkInChild);
-      if (IsOn("ZMEM_CORE_DUMPS")) CatchCoreDumps();
-    } else if (state->options.required) {
-      _exit(kUnavailable);
-    }
+  AgentOptions options;
+  ReadEnvironment(&options);
+  const char* why = Manage(options);
+  if (why != nullptr && (options.required || options.verbose)) {
+    Line line;
+    Print(line << "zmem: this program is not managed: " << why << "\n");
+    if (options.required) _exit(kUnavailable);
   }
   errno = saved_errno;
 }

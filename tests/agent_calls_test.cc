@@ -14,6 +14,7 @@
 #include <fstream>
 #include <functional>
 #include <random>
+#include <set>
 #include <sstream>
 
 #include "absl/strings/ascii.h"
@@ -23,12 +24,13 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "tests/holdings.h"
+#include "tests/page_pattern.h"
 #include "tests/system_test.h"
 
 namespace zmem {
 namespace {
 
-size_t sample_count = 12;
+size_t sample_count = 8;
 bool full = false;
 uint64_t seed = 20250301;
 std::optional<size_t> only_at;  // no other call
@@ -46,15 +48,15 @@ constexpr milliseconds kPrompt = seconds(10);
 struct Mishap {
   std::optional<size_t> fail;  // the call that fails, with which of its errors
   size_t error = 0;
-  std::optional<size_t> kill;  // the call at which the process is killed
-  bool in_child = false;       // of the forked child, instead of the program
+  std::optional<size_t> kill;      // the call at which the process is killed
+  std::vector<std::string> where;  // failing_calls' arguments that say which calls are counted
 
   bool verbose() const { return fail.has_value() && *fail % 2 == 1; }
   std::vector<std::string> Arguments() const {
     std::vector<std::string> arguments;
     if (fail) arguments = {"--fail", absl::StrCat(*fail), "--errno", absl::StrCat(error)};
     if (kill) arguments = {"--kill", absl::StrCat(*kill)};
-    if (in_child) arguments.push_back("--in-child");
+    arguments.insert(arguments.end(), where.begin(), where.end());
     return arguments;
   }
 };
@@ -63,7 +65,7 @@ struct Mishap {
 class Life {
  public:
   Life(ChildOptions options, const Mishap& mishap, const std::string& report)
-      : mishap_(mishap), report_(report) {
+      : mishap_(mishap), report_(report), may_say_(mishap.verbose()) {
     std::vector<std::string> argv = Subject("failing_calls", {"--report", report});
     for (const std::string& argument : mishap.Arguments()) argv.push_back(argument);
     argv.push_back("--");
@@ -83,6 +85,10 @@ class Life {
     return text.str();
   }
 
+  // Ends are successes, and most programs say nothing unless they are asked to.
+  void MayEndWith(std::function<bool(const ExitStatus&)> accepts) { accepts_ = std::move(accepts); }
+  void MaySay() { may_say_ = true; }
+
   void Do(const std::string& command) {
     std::string answer = child_->Ask(command, kPrompt);
     if (!answer.starts_with("ok")) throw HarnessError(absl::StrCat(command, ": ", answer));
@@ -93,13 +99,13 @@ class Life {
     child_->CloseInput();
     ExitStatus status = child_->Wait(kPrompt);
     WaitUntil("the report to be complete", kPrompt, [&] { return report().ends_with("end\n"); });
-    if (!killed() && !status.Succeeded()) {
+    if (!killed() && !accepts_(status)) {
       throw HarnessError(absl::StrCat("ended with ", status.ToString()));
     }
     std::string errors = child_->errors();
     if (killed()) return;
     int64_t lines = std::count(errors.begin(), errors.end(), '\n');
-    if (lines > (mishap_.verbose() ? 1 : 0) || (lines == 1 && !errors.starts_with("zmem: "))) {
+    if (lines > (may_say_ ? 1 : 0) || (lines == 1 && !errors.starts_with("zmem: "))) {
       throw HarnessError("said " + errors);
     }
   }
@@ -118,6 +124,10 @@ class Life {
  private:
   const Mishap mishap_;
   const std::string report_;
+  bool may_say_;
+  std::function<bool(const ExitStatus&)> accepts_ = [](const ExitStatus& status) {
+    return status.Succeeded();
+  };
   std::unique_ptr<Child> child_;
 };
 
@@ -173,6 +183,9 @@ bool AgentHasEnded(pid_t pid) {
 class AgentCalls : public SystemTest {
  protected:
   using Script = std::function<void(Life&)>;
+  // What starts and ends with each life.
+  using MakeProgram = std::function<ChildOptions()>;
+  using Where = std::vector<std::string>;
 
   // Leads a life to its end. What it waits for in vain, or finds wrong, is a failure.
   std::string Lead(const ChildOptions& program, const Mishap& mishap, const Script& script) {
@@ -196,10 +209,10 @@ class AgentCalls : public SystemTest {
   }
 
   // Leads a life in which nothing goes wrong, and then one for each mishap, or for some.
-  void Walk(const ChildOptions& program, const Script& script, bool kill, bool in_child,
+  void Walk(const MakeProgram& make_program, const Script& script, bool kill, const Where& where,
             const std::function<void()>& after) {
     std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
-    std::vector<Call> calls = Calls(Lead(program, {.in_child = in_child}, script));
+    std::vector<Call> calls = Calls(Lead(make_program(), {.where = where}, script));
     std::vector<Mishap> mishaps = Mishaps(calls, kill);
     ASSERT_FALSE(mishaps.empty());
     size_t all = mishaps.size();
@@ -210,8 +223,8 @@ class AgentCalls : public SystemTest {
     after();
     size_t met = 0;
     for (Mishap mishap : mishaps) {
-      mishap.in_child = in_child;
-      std::string report = Lead(program, mishap, script);
+      mishap.where = where;
+      std::string report = Lead(make_program(), mishap, script);
       met += absl::StrContains(report, kill ? "killed at" : "failed") ? 1 : 0;
       try {
         after();
@@ -229,22 +242,60 @@ class AgentCalls : public SystemTest {
   void WalkManaged(bool kill) {
     Daemon daemon({.config = kEvictAlways});
     ChildOptions program = Quick(Managed(daemon, Subject("pages", {"--mib", "4"})));
-    WalkWith(
-        daemon, program, [&](Life& life) { LiveManaged(daemon, life); }, kill, false);
+    WalkWith(daemon, program, [&](Life& life) { LiveManaged(daemon, life); }, kill, {});
   }
   void WalkForked(bool kill) {
     Daemon daemon({.config = kEvictAlways});
     ChildOptions program = Quick(Managed(daemon, Subject("forks", {"--mib", "4"})));
-    WalkWith(
-        daemon, program, [&](Life& life) { LiveInChild(daemon, life); }, kill, true);
+    WalkWith(daemon, program, [&](Life& life) { LiveInChild(daemon, life); }, kill, {"--in-child"});
   }
   void WalkWith(const Daemon& daemon, const ChildOptions& program, const Script& script, bool kill,
-                bool in_child) {
-    Lead(program, {.in_child = in_child}, script);  // a daemon has more after its first program
+                const Where& where) {
+    Lead(program, {.where = where}, script);  // a daemon has more after its first program
     WaitPoolEmpty(daemon);
     Holdings before = Holdings::Of(daemon);
-    Walk(program, script, kill, in_child, [&] { AwaitNoMoreThan(daemon, before); });
+    Walk([&] { return program; }, script, kill, where, [&] { AwaitNoMoreThan(daemon, before); });
   }
+  // Of calls after Begin().
+  void WalkFromThen(const MakeProgram& make_program, const Script& script) {
+    auto make = [&] {
+      std::filesystem::remove(begin());
+      return make_program();
+    };
+    Walk(make, script, false, {"--begin", begin()}, [] {});
+  }
+  void WalkStart(bool required) {
+    Daemon daemon;
+    ChildOptions program = Managed(daemon, Subject("pages", {"--mib", "4"}));
+    if (required) program.env["ZMEM_REQUIRED"] = "1";
+    auto script = [&](Life& life) {
+      if (required) AcceptUnavailable(life);
+      WaitUntil("the program to start, or end", kPrompt,
+                [&] { return !life.child().output().empty() || !life.child().Running(); });
+      if (required && life.child().output().empty()) return;
+      EXPECT_EQ(life.child().ReadLine(kPrompt), "ready");
+      life.Do("verify");
+      life.Do("fork");
+      bool managed = BecomesManaged(daemon, life.pid());
+      if (managed) daemon.Ctl({"evict", absl::StrCat(life.pid())});
+      EXPECT_TRUE(managed || !required) << life.Summary();
+      life.Do("verify");
+    };
+    WalkWith(daemon, program, script, false, {"--start-up"});
+  }
+
+  // ZMEM_REQUIRED's end for a program that cannot be managed: it says why.
+  static void AcceptUnavailable(Life& life) {
+    constexpr int kUnavailable = 69;
+    life.MaySay();
+    life.MayEndWith([&life](const ExitStatus& status) {
+      bool told = !life.child().errors().empty();
+      return status.Succeeded() || (!status.signalled && status.number == kUnavailable && told);
+    });
+  }
+
+  std::string begin() const { return directory_.File("begin"); }
+  void Begin() const { directory_.Write("begin", ""); }
 
   static ChildOptions Quick(ChildOptions program) {
     program.env["ZMEM_DAEMON_TIMEOUT"] = "5";
@@ -281,6 +332,50 @@ class AgentCalls : public SystemTest {
     life.Do("verify");
   }
 
+  // The daemon is killed while it has the program's pages, and one is touched.
+  void LiveAsOrphan(Daemon& daemon, Life& life) {
+    WaitReady(daemon, life.child());
+    EvictAtLeast(daemon, life.child(), 900);  // of 1,024
+    Begin();
+    daemon.child().Signal(SIGKILL);
+    daemon.child().Wait(kPrompt);
+    life.child().Send("verify");
+    life.MayEndWith([](const ExitStatus& status) { return status.number == SIGKILL; });
+    life.MaySay();
+    life.child().Wait(kPrompt);
+    EXPECT_EQ(life.child().output(), "ready\n") << life.Summary();
+    bool voiceless = absl::StrContains(life.report(), "failed pidfd_getfd") ||
+                     absl::StrContains(life.report(), "failed write");
+    EXPECT_NE(absl::StrContains(life.child().errors(), "zmemd died"), voiceless) << life.Summary();
+  }
+
+  // Everything is out when the program dumps core.
+  void LiveUntilCoreDump(const Daemon& daemon, Life& life, const std::string& directory) {
+    WaitReady(daemon, life.child());
+    EvictAtLeast(daemon, life.child(), 900);
+    Begin();
+    life.child().Send("abort");
+    life.MayEndWith([](const ExitStatus& status) { return status.number == SIGABRT; });
+    life.child().Wait(kPrompt);
+    EXPECT_EQ(TakePagesOfCore(directory), 1024U) << life.Summary();
+  }
+
+  // Removes the core dump in this directory. Returns how many of the program's pages were in it.
+  static size_t TakePagesOfCore(const std::string& directory) {
+    std::set<uint64_t> numbers;
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      if (!entry.path().filename().string().starts_with("core")) continue;
+      std::ifstream core(entry.path(), std::ios::binary);
+      alignas(8) std::byte page[kPageBytes];
+      while (core.read(reinterpret_cast<char*>(page), sizeof page)) {
+        PageFinding found = InspectPage(page);
+        if (found.intact && !found.all_zero && found.version == 1) numbers.insert(found.number);
+      }
+      std::filesystem::remove(entry.path());
+    }
+    return numbers.size();
+  }
+
   void LiveInChild(const Daemon& daemon, Life& life) {
     EXPECT_EQ(life.child().ReadLine(kPrompt), "ready");
     if (BecomesManaged(daemon, life.pid())) daemon.Ctl({"evict", absl::StrCat(life.pid())});
@@ -307,6 +402,44 @@ TEST_F(AgentCalls, AProgramThatIsKilledAtOneLeavesNothingBehind) { WalkManaged(t
 TEST_F(AgentCalls, AForkedChildLosesNothingWhenOneFails) { WalkForked(false); }
 TEST_F(AgentCalls, AForkedChildThatIsKilledAtOneLeavesNothingBehind) { WalkForked(true); }
 
+TEST_F(AgentCalls, AnOrphanIsToldWhenOneFails) {
+  std::unique_ptr<Daemon> daemon;
+  auto make_program = [&] {
+    daemon = std::make_unique<Daemon>();
+    ChildOptions program = Managed(*daemon, Subject("pages", {"--mib", "4"}));
+    program.env["ZMEM_DAEMON_TIMEOUT"] = "1";
+    return program;
+  };
+  WalkFromThen(make_program, [&](Life& life) { LiveAsOrphan(*daemon, life); });
+}
+
+TEST_F(AgentCalls, AnOrphanThatWantsToBeAloneIsRefusedSoon) {
+  Daemon daemon;
+  Child child(Managed(daemon, Subject("pages", {"--mib", "4"})));
+  WaitReady(daemon, child);
+  daemon.child().Signal(SIGKILL);
+  daemon.child().Wait(kPrompt);
+  EXPECT_EQ(child.Ask("unshare user", kPrompt), "unshare failed");
+}
+
+TEST_F(AgentCalls, ACoreDumpIsWholeWhenOneFails) {
+  std::string pattern;
+  std::getline(std::ifstream("/proc/sys/kernel/core_pattern"), pattern);
+  if (pattern.empty() || pattern[0] == '|' || pattern[0] == '/') {
+    GTEST_SKIP() << "core dumps go to " << pattern;
+  }
+  Daemon daemon;
+  std::string directory = directory_.path();
+  ChildOptions program =
+      Managed(daemon, Subject("pages", {"--mib", "4", "--dump-core", directory}));
+  program.env["ZMEM_CORE_DUMPS"] = "1";
+  WalkFromThen([&] { return program; },
+               [&](Life& life) { LiveUntilCoreDump(daemon, life, directory); });
+}
+
+TEST_F(AgentCalls, AProgramStartsWhenOneOfTheStartFails) { WalkStart(false); }
+TEST_F(AgentCalls, AProgramThatMustBeManagedIsOrEnds) { WalkStart(true); }
+
 TEST_F(AgentCalls, WithoutAZmemdAProgramRunsOnWhenOneFails) {
   ChildOptions program = {
       .argv = Subject("pages", {"--mib", "4"}),
@@ -322,7 +455,7 @@ TEST_F(AgentCalls, WithoutAZmemdAProgramRunsOnWhenOneFails) {
     life.Do("unshare user");
     life.Do("verify");
   };
-  Walk(program, script, false, false, [] {});
+  Walk([&] { return program; }, script, false, {}, [] {});
 }
 
 }  // namespace

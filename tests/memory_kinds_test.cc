@@ -2,6 +2,8 @@
 // generated, reserved, in pieces, shared with a child, served by the program itself. Taking pages
 // out must neither change what such memory holds nor what it is. The numbers are those of the
 // kernel hazards that the design rests on.
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 
@@ -311,11 +313,75 @@ TEST_F(MemoryKinds, AProgramsOwnUserfaultfdIsLeftAlone) {
   }
 }
 
-// Disabled: a mapping has room for one userfaultfd, and zmem's is there first (EBUSY).
-TEST_F(MemoryKinds, DISABLED_AProgramsOwnUserfaultfdMayTakeManagedMemory) {
+// A mapping has room for one userfaultfd, and zmem's is there first: it makes way, and comes back
+// for the rest.
+class MemoryKindsTakenOver : public MemoryKinds {
+ protected:
+  static constexpr int64_t kTakenOver = 3000;  // pages
+  static constexpr int64_t kMoreTakenOver = 1000;
+  static constexpr int64_t kInAll = 8192 + 192;  // with what the program has beside its region
+
+  void ComeBackAndEvict(int64_t all_but) {
+    WaitAttached(daemon_, *child_);
+    EvictAtLeast(daemon_, *child_, kLeastOut - all_but);
+    EXPECT_LE(Stored(daemon_, *child_), kInAll - all_but) << "of the program's own range";
+  }
+  // How often zmem has let go of the program.
+  int64_t Detachments() {
+    std::string log = daemon_.log();
+    std::string line = absl::StrCat("PID ", pid(), " detached");
+    int64_t count = 0;
+    for (size_t at = 0; (at = log.find(line, at)) != std::string::npos; ++at) ++count;
+    return count;
+  }
+};
+
+TEST_F(MemoryKindsTakenOver, AProgramsOwnUserfaultfdMayTakeManagedMemory) {
   StartAndEvict();
-  ExpectDone("register old memory");
-  again_at_end_ = kLeastOut - 3000;
+  ExpectDone("take over");
+  ExpectDone("verify");
+  ComeBackAndEvict(kTakenOver);
+  ExpectDone("drop what was taken over");
+  ExpectDone("verify");
+  ComeBackAndEvict(kTakenOver);
+  EXPECT_EQ(Detachments(), 1);
+  again_at_end_ = kLeastOut - kTakenOver;
+}
+
+TEST_F(MemoryKindsTakenOver, AndMoreOfIt) {
+  StartAndEvict();
+  ExpectDone("take over");
+  ComeBackAndEvict(kTakenOver);
+  ExpectDone("take over more");
+  ComeBackAndEvict(kTakenOver + kMoreTakenOver);
+  ExpectDone("drop what was taken over");
+  ExpectDone("drop more of what was taken over");
+  EXPECT_EQ(Detachments(), 2);
+  again_at_end_ = kLeastOut - kTakenOver - kMoreTakenOver;
+}
+
+TEST_F(MemoryKindsTakenOver, ByManyThreadsAtOnce) {
+  constexpr int kRounds = 3;  // it comes back later each time
+  StartAndEvict();
+  for (int round = 0; round < kRounds; ++round) {
+    ExpectDone("take over from many threads");
+    ComeBackAndEvict(kTakenOver);
+    ExpectDone("drop what was taken over");
+    ExpectDone("let go");
+  }
+  again_at_end_ = 0;
+}
+
+TEST_F(MemoryKindsTakenOver, WhatIsSomebodyElsesIsStillRefused) {
+  StartAndEvict();
+  ExpectDone("take over");
+  ComeBackAndEvict(kTakenOver);
+  EXPECT_EQ(child_->Ask("take over twice", kAnswerTimeout),
+            absl::StrCat("UFFDIO_REGISTER: ", strerror(EBUSY)));
+  ComeBackAndEvict(kTakenOver);
+  ExpectDone("drop what was taken over");
+  EXPECT_EQ(Detachments(), 2);
+  again_at_end_ = kLeastOut - kTakenOver;
 }
 
 }  // namespace

@@ -1,13 +1,14 @@
 // Runs a program whose libzmem.so meets bad luck: of the system calls that the library makes (its
 // agent's, and those of the program's threads on its behalf), the Nth fails, or is the program's
 // last. Nothing of the library is changed: the calls are caught with ptrace, and known by where in
-// memory they are made.
-//   failing_calls --report FILE [--fail N [--errno K] | --kill N] [--in-child] -- PROGRAM
-//   ARGUMENT...
-// FILE gets a line for each call, "NUMBER NAME ERRNOS", with how many errors of it there are to
-// choose from; "failed NAME with ERROR" or "killed at NAME"; and "end" when the program has ended.
-// The program runs under the number that we were started with, and with ZMEM=0 taken away from its
-// environment: with it, libzmem.so leaves us alone.
+// memory they are made. With --start-up it is those made before the program itself begins, libc's
+// on the library's behalf among them: known by who called it.
+//   failing_calls --report FILE [--fail N [--errno K] | --kill N] [--in-child | --start-up]
+//     [--begin FILE] -- PROGRAM ARGUMENT...
+// The report gets a line for each call, "NUMBER NAME ERRNOS", with how many errors of it there are
+// to choose from; "failed NAME with ERROR" or "killed at NAME"; and "end" when the program has
+// ended. The program runs under the number that we were started with, and with ZMEM=0 taken away
+// from its environment: with it, libzmem.so leaves us alone.
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -39,6 +40,8 @@ struct Options {
   size_t error = 0;  // which of the call's errors
   std::optional<size_t> kill;
   bool in_child = false;  // count the calls of what the program forks, and of nothing else
+  bool start_up = false;  // count the calls of the library's start, and of nothing else
+  std::string begin;      // count no call before this file exists
   std::vector<std::string> argv;
 };
 
@@ -52,6 +55,7 @@ struct Kind {
   bool done_all_the_same = false;  // close frees the descriptor even when it fails
 };
 
+constexpr uint64_t kBell = 33;  // only signals from 32 on are refused when there are too many
 constexpr uint64_t kPopulateWrite = 23;  // MADV_POPULATE_WRITE, Linux 5.14
 
 const Kind kKinds[] = {
@@ -76,7 +80,7 @@ const Kind kKinds[] = {
     {SYS_socket, "socket", {EMFILE, ENOBUFS}},
     {SYS_connect, "connect", {EAGAIN, ECONNREFUSED, EACCES}},
     {SYS_sendmsg, "sendmsg", {ENOBUFS, ENOMEM, EAGAIN}},
-    {SYS_recvmsg, "recvmsg", {EINTR, EAGAIN, ENOMEM}},
+    {SYS_recvmsg, "recvmsg", {EINTR, EAGAIN, ENOMEM, ECONNRESET}},
     {SYS_poll, "poll", {EINTR, ENOMEM}},
     {SYS_mmap, "mmap", {ENOMEM, EAGAIN}},
     {SYS_munmap, "munmap", {ENOMEM}},
@@ -84,6 +88,7 @@ const Kind kKinds[] = {
     {SYS_mprotect, "mprotect", {ENOMEM}},
     {SYS_madvise, "madvise DONTNEED", {EAGAIN, EINVAL}, MADV_DONTNEED, 2},
     {SYS_madvise, "madvise DONTFORK", {ENOMEM}, MADV_DONTFORK, 2},
+    {SYS_madvise, "madvise WIPEONFORK", {ENOMEM, EINVAL}, MADV_WIPEONFORK, 2},
     {SYS_madvise, "madvise DONTDUMP", {ENOMEM}, MADV_DONTDUMP, 2},
     {SYS_madvise, "madvise POPULATE_WRITE", {ENOMEM, EFAULT}, kPopulateWrite, 2},
     {SYS_ioctl, "ioctl NEW", {EMFILE, ENOMEM, EPERM}, USERFAULTFD_IOC_NEW},
@@ -92,7 +97,9 @@ const Kind kKinds[] = {
     {SYS_futex, "futex WAIT", {EINTR, EAGAIN, ETIMEDOUT}, FUTEX_WAIT_PRIVATE},
     {SYS_futex, "futex WAIT shared", {EINTR, EAGAIN, ETIMEDOUT}, FUTEX_WAIT},
     {SYS_futex, "futex WAKE", {}, FUTEX_WAKE_PRIVATE},
-    {SYS_tgkill, "tgkill", {EAGAIN}},
+    {SYS_tgkill, "tgkill of the bell", {EAGAIN}, kBell, 2},
+    {SYS_tgkill, "tgkill"},
+    {SYS_rt_sigaction, "rt_sigaction"},
     {SYS_kill, "kill"},
     {SYS_close, "close", {EINTR, EIO}, {}, 0, true},
     {SYS_exit, "exit"},
@@ -155,11 +162,37 @@ class Tracer {
       results_.erase(result);
       return;
     }
-    if (info.op != PTRACE_SYSCALL_INFO_ENTRY || !InLibrary(tid, info.instruction_pointer)) return;
+    if (info.op != PTRACE_SYSCALL_INFO_ENTRY) return;
     pid_t process = ProcessOf(tid);
-    if ((process != pid_) != options_.in_child) return;
-    if (tid == process && IsPrograms(static_cast<long>(info.entry.nr))) return;
-    OnCall(tid, process, info);
+    if (options_.start_up ? IsOfStart(tid, info) : IsOfLibrary(tid, process, info)) {
+      OnCall(tid, process, info);
+    }
+  }
+
+  bool IsOfLibrary(pid_t tid, pid_t process, const __ptrace_syscall_info& info) {
+    if (!InLibrary(tid, info.instruction_pointer)) return false;
+    if ((process != pid_) != options_.in_child) return false;
+    if (tid == process && IsPrograms(static_cast<long>(info.entry.nr))) return false;
+    if (!begun_) begun_ = options_.begin.empty() || access(options_.begin.c_str(), F_OK) == 0;
+    return begun_;
+  }
+
+  // Before the library's own first call the loader makes some to load it.
+  bool IsOfStart(pid_t tid, const __ptrace_syscall_info& info) {
+    if (tid != pid_) return false;
+    bool inside = InLibrary(tid, info.instruction_pointer);
+    begun_ |= inside;
+    return inside || (begun_ && CalledByLibrary(tid, info.stack_pointer));
+  }
+
+  // Whether one of the topmost words of the stack, some of them old, is an address in the library.
+  bool CalledByLibrary(pid_t tid, uint64_t stack_pointer) {
+    constexpr uint64_t kWords = 64;
+    for (uint64_t word = 0; word < kWords; ++word) {
+      long value = ptrace(PTRACE_PEEKDATA, tid, stack_pointer + word * sizeof(long), 0);
+      if (InLibrary(tid, static_cast<uint64_t>(value))) return true;
+    }
+    return false;
   }
 
   void OnCall(pid_t tid, pid_t process, const __ptrace_syscall_info& info) {
@@ -218,6 +251,7 @@ class Tracer {
   const pid_t pid_;
   std::ofstream report_;
   bool executed_ = false;  // we have become the program
+  bool begun_ = false;
   size_t calls_ = 0;
   uint64_t code_start_ = 0;
   uint64_t code_end_ = 0;
@@ -259,6 +293,8 @@ int main(int argc, char** argv) {
   app.add_option("--errno", options.error, "which of its errors");
   app.add_option("--kill", options.kill, "the call at which the program is killed");
   app.add_flag("--in-child", options.in_child, "calls of forked children");
+  app.add_flag("--start-up", options.start_up, "calls of the library's start");
+  app.add_option("--begin", options.begin, "count from when this file is there");
   app.add_option("argv", options.argv, "program and arguments")->required();
   CLI11_PARSE(app, argc, argv);
   if (!StartTracer(options)) return 2;

@@ -40,6 +40,9 @@ constexpr uint64_t kVersion = 1;
 constexpr size_t kFirst = 700;
 constexpr size_t kCount = 3000;
 constexpr size_t kBytes = kCount * kPageBytes;
+// Another, apart from it.
+constexpr size_t kMoreFirst = 5000;
+constexpr size_t kMoreCount = 1000;
 
 std::string Failed(const char* call) { return std::string(call) + ": " + std::strerror(errno); }
 
@@ -403,8 +406,16 @@ class Subject {
   // ---- served by the program itself ----
 
   std::string ServeOwnFaults() { return own_.Start(); }
-  // Memory that is managed by zmem already.
-  std::string RegisterOld() { return own_.Register(part(), kBytes); }
+  // Memory that is managed by zmem already, in two pieces.
+  std::string TakeOver() { return own_.TakeOver(region_.page(0), kFirst, kCount); }
+  std::string TakeOverMore() { return own_.TakeOver(region_.page(0), kMoreFirst, kMoreCount); }
+  std::string TakeOverFromThreads() {
+    return own_.TakeOverFromThreads(region_.page(0), kFirst, kCount);
+  }
+  std::string LetGo() { return own_.LetGo(kFirst, kCount); }
+  std::string TakeOverTwice() { return own_.TakeOverTwice(kFirst, kCount); }
+  std::string DropTakenOver() { return own_.DropAndTouch(kFirst, kCount); }
+  std::string DropMoreTakenOver() { return own_.DropAndTouch(kMoreFirst, kMoreCount); }
   std::string VerifyOwnFaults() { return own_.TouchSome(); }
 
  private:
@@ -526,7 +537,13 @@ int main(int argc, char** argv) {
   add("sleeper", &Subject::Sleeper);
   add("end sleeper", &Subject::EndSleeper);
   add("serve own faults", &Subject::ServeOwnFaults);
-  add("register old memory", &Subject::RegisterOld);
+  add("take over", &Subject::TakeOver);
+  add("take over more", &Subject::TakeOverMore);
+  add("take over from many threads", &Subject::TakeOverFromThreads);
+  add("let go", &Subject::LetGo);
+  add("take over twice", &Subject::TakeOverTwice);
+  add("drop what was taken over", &Subject::DropTakenOver);
+  add("drop more of what was taken over", &Subject::DropMoreTakenOver);
   add("verify own faults", &Subject::VerifyOwnFaults);
   return zmem::ServeCommands(commands);
 }
