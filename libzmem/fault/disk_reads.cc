@@ -114,6 +114,7 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
   size_t done = FillRun(*chunk, read, result, 0, is_apart ? 1 : 1 + AbsentBehind(read), &filled);
   if (done > 0) {
     failures_.erase(read.first);
+    absent_since_ns_.erase(read.first);
     if (read.reason != Reason::kDrain) CountFault(*chunk, read);
     if (is_apart) done += FillRun(*chunk, read, result, 1, AbsentBehind(read), &filled);
     process_.counters.readahead_pages.fetch_add(done - 1, std::memory_order_relaxed);
@@ -122,8 +123,20 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
     OnFailure(*chunk, read, DiskReadStatus::kDamaged);
     done = 1;
   }
+  if (done == 0 && filled == FillResult::kAbsent) OnNothingMapped(*chunk, read);
   LetGo(chunk.get(), read, done);
   return filled;
+}
+
+void DiskReads::OnNothingMapped(Chunk& chunk, const Read& read) {
+  int64_t now_ns = clock_.now_ns();
+  int64_t since_ns = absent_since_ns_.try_emplace(read.first, now_ns).first->second;
+  if (now_ns - since_ns < kAbsencePatienceNs) return;
+  absent_since_ns_.erase(read.first);
+  PageEntry busy = read.claimed[0].With(PageEntry::kRestoring);
+  if (chunk.Transition(PageInChunk(read.first), busy, PageEntry())) {
+    process_.Retire(read.claimed[0]);
+  }
 }
 
 void DiskReads::CountFault(Chunk& chunk, const Read& read) {

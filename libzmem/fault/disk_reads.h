@@ -54,6 +54,7 @@ class DiskReads {
   static constexpr size_t kMaxReads = DiskReader::kMostReads;
   // Times that a page is tried again which the disk fails to give, before it is given up.
   static constexpr int kMostFailures = 5;
+  static constexpr int64_t kAbsencePatienceNs = 2'000'000'000;
 
   struct Read {
     bool used = false;
@@ -81,6 +82,9 @@ class DiskReads {
   // Fills the run of pages at `index` for which the record is right. Returns its length.
   size_t FillRun(Chunk& chunk, const Read& read, const DiskReadResult& result, size_t index,
                  size_t most, FillResult* filled);
+  // The kernel says that the first page of `read` is in no mapping of ours. That may pass, while
+  // the layout changes; if it does not, its unmapping was never told, and it is given up.
+  void OnNothingMapped(Chunk& chunk, const Read& read);
   // The disk did not give the first page of `read`, or not its bytes.
   void OnFailure(Chunk& chunk, const Read& read, DiskReadStatus status);
 
@@ -92,6 +96,8 @@ class DiskReads {
   size_t in_flight_ = 0;
   // By page; empty but for a disk that fails.
   absl::flat_hash_map<Address, int> failures_;
+  // By page; since when nothing is mapped there.
+  absl::flat_hash_map<Address, int64_t> absent_since_ns_;
 };
 
 }  // namespace zmem

@@ -197,6 +197,18 @@ TEST_F(DiskReadsTest, ADrainBringsAllBack) {
   EXPECT_EQ(process_->counters.faults_total, 0u);
 }
 
+TEST_F(DiskReadsTest, ADrainGivesUpWhatHasNoMapping) {
+  StoreOnDisk(0, 8);
+  PageEntry lost;
+  ASSERT_EQ(store_.store.Put(IncompressiblePage(1000).bytes, store_.workspace, &lost),
+            StoreResult::kStored);
+  Publish(*process_, memory_.range().end + 64 * kChunkBytes, lost);
+  Serve();
+  faults_->Drain();
+  ExpectNothingStored();
+  ExpectAllHeld();
+}
+
 TEST_F(DiskReadsTest, APageThatTheProgramDropsReadsAsZeros) {
   StoreOnDisk(0, 64);
   Serve();
