@@ -29,7 +29,6 @@ namespace {
 constexpr uint64_t kMaxChunks = uint64_t{1} << 23;
 constexpr uint64_t kPoolReservedBytes = uint64_t{1} << 40;
 constexpr int kSweepPeriodMs = 500;
-constexpr int kStoppingPeriodMs = 20;  // the same while zmemd stops
 constexpr int kFirstByteTimeoutMs = 5000;
 
 // null without a limit.
@@ -187,6 +186,7 @@ void Server::Accept() {
       MutexLock lock(mutex_);
       --connections_;
       --connections_of_[uid];
+      changed_.notify_all();
     }).detach();
   } catch (const std::system_error& error) {
     spdlog::warn("a connection is turned away: no thread for it ({})", error.what());
@@ -284,6 +284,7 @@ void Server::SweepSessions() {
     ended.push_back(std::move(*at));
   }
   sessions_.erase(first_ended, sessions_.end());
+  if (!ended.empty()) changed_.notify_all();
 }
 
 void Server::PutEverythingBack() {
@@ -295,10 +296,8 @@ void Server::PutEverythingBack() {
     {
       MutexLock lock(mutex_);
       if (left.empty() && connections_ == 0) return;
+      changed_.wait_for(mutex_, std::chrono::milliseconds(20));
     }
-    // Who asks meanwhile is answered; programs that want to attach are sent away.
-    pollfd listener{listener_.get(), POLLIN, 0};
-    if (sys::Poll(&listener, 1, kStoppingPeriodMs) > 0) Accept();
     if (steady_clock::now() < next_word) continue;
     next_word += std::chrono::seconds(1);
     uint64_t pages = 0;

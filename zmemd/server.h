@@ -106,6 +106,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::atomic<bool> stopping_{false};
 
   mutable Mutex mutex_;
+  CondVar changed_;
   Mutex settings_mutex_;
   Config settings_ ABSL_GUARDED_BY(settings_mutex_);
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
