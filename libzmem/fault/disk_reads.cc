@@ -115,7 +115,8 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
   if (done > 0) {
     failures_.erase(read.first);
     absent_since_ns_.erase(read.first);
-    if (read.reason != Reason::kDrain) CountFault(*chunk, read);
+    bool is_fault = read.reason == Reason::kFault || read.reason == Reason::kStream;
+    if (is_fault) CountFault(*chunk, read);
     if (is_apart) done += FillRun(*chunk, read, result, 1, AbsentBehind(read), &filled);
     process_.counters.readahead_pages.fetch_add(done - 1, std::memory_order_relaxed);
   } else if (filled == FillResult::kDone) {
@@ -131,7 +132,7 @@ FillResult DiskReads::Finish(const Read& read, const DiskReadResult& result) {
 void DiskReads::OnNothingMapped(Chunk& chunk, const Read& read) {
   int64_t now_ns = clock_.now_ns();
   int64_t since_ns = absent_since_ns_.try_emplace(read.first, now_ns).first->second;
-  if (now_ns - since_ns < kAbsencePatienceNs) return;
+  if (read.reason != Reason::kArrival && now_ns - since_ns < kAbsencePatienceNs) return;
   absent_since_ns_.erase(read.first);
   PageEntry busy = read.claimed[0].With(PageEntry::kRestoring);
   if (chunk.Transition(PageInChunk(read.first), busy, PageEntry())) {

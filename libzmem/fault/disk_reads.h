@@ -33,9 +33,10 @@ class DiskReads {
   bool full() const { return in_flight_ == kMaxReads; }
 
   enum class Reason : uint8_t {
-    kFault,   // a thread waits for the page, and gets it before its neighbours
-    kStream,  // the same, but it will want the neighbours next: they come together
-    kDrain,   // nobody waits
+    kFault,    // a thread waits for the page, and gets it before its neighbours
+    kStream,   // the same, but it will want the neighbours next: they come together
+    kDrain,    // nobody waits
+    kArrival,  // nobody waits for what a mapping took along; it may have been unmapped since
   };
 
   // Begins to bring `page` back, whose entry is kOnDisk, with up to `neighbours` pages behind it.

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <random>
 #include <thread>
 
+#include "libzmem/fault/layout_events.h"
 #include "libzmem/testing/managed.h"
 
 namespace zmem {
@@ -186,6 +188,29 @@ TEST_F(DiskReadsTest, AForkDuringTheReadDoesNotBeginItAgain) {
   EXPECT_EQ(EntryOf(child, memory_.address(0)).state(), PageState::kOnDisk) << "it has its own";
   Serve();
   ExpectAllHeld();
+}
+
+// Replayed: what a mapping took along is still being read when the mapping is gone, and a child,
+// forked in between, must not bring it back where something else lies by then.
+TEST_F(DiskReadsTest, WhatAMovedMappingTookAlongEndsWithIt) {
+  StoreOnDisk(0, 8);
+  PageRestorer restorer(*process_);
+  DiskReads reads(*process_, restorer, clock_);
+  LayoutEvents events(*process_, restorer, reads);
+  Address nowhere = memory_.range().end + 64 * kChunkBytes;
+  events.OnRemap(memory_.address(0), nowhere, 8 * kPageBytes);
+  EXPECT_EQ(process_->arrivals.size(), 1u);
+  events.OnUnmap({nowhere, nowhere + 8 * kPageBytes});
+  std::shared_ptr<Process> child = events.OnFork(UniqueFd(eventfd(0, EFD_CLOEXEC)));
+  EXPECT_EQ(child->arrivals, process_->arrivals) << "nothing is registered meanwhile";
+  int64_t start_ns = clock_.now_ns();
+  while (!process_->arrivals.empty()) {
+    events.SettleArrivals(64);
+    AwaitAll(reads);
+  }
+  EXPECT_LT(clock_.now_ns() - start_ns, 1'000'000'000) << "without patience";
+  EXPECT_EQ(EntryOf(*process_, nowhere), PageEntry());
+  EXPECT_EQ(process_->counters.stored_pages, 0u);
 }
 
 TEST_F(DiskReadsTest, ADrainBringsAllBack) {

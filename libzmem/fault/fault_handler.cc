@@ -71,7 +71,7 @@ void FaultHandler::EndDrain() {
 }
 
 int FaultHandler::PollTimeoutMs() const {
-  bool work = pending_count_ > 0 || process_->arrivals_pending ||
+  bool work = pending_count_ > 0 || !process_->arrivals.empty() ||
               (draining_.load(std::memory_order_acquire) && !drained());
   if (!work) return -1;
   return fruitless_rounds_ < kEagerRounds ? 0 : 1;
@@ -97,7 +97,7 @@ bool FaultHandler::Turn(int timeout_ms) {
   }
   GateLock lock(process_->gate);
   if (fds[0].revents != 0) ServeMessages();
-  if (process_->arrivals_pending) SettleArrivals();
+  if (!process_->arrivals.empty()) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
   if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
   // Last: what was begun above may have been in memory.

@@ -38,6 +38,7 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
                                          Userfaultfd::Adopt(std::move(child_uffd)));
   child->table.ShareFrom(process_.table);
   child->counters.CopyLevels(process_.counters);
+  child->arrivals = process_.arrivals;
   child->token_page = process_.token_page;
   child->agent = process_.agent;
   child->last_fork_ns.store(process_.last_fork_ns.load(std::memory_order_relaxed),
@@ -69,20 +70,19 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
     Drop(*chunk, PageInChunk(address), entry);
   }
   if (moved.empty()) return;
-  arrivals_.push_back(target);
-  process_.arrivals_pending = true;
+  process_.arrivals.push_back(target);
 }
 
 bool LayoutEvents::SettleArrivals(size_t max_pages) {
-  while (!arrivals_.empty() && max_pages > 0) {
-    AddressRange& range = arrivals_.back();
+  while (!process_.arrivals.empty() && max_pages > 0) {
+    AddressRange& range = process_.arrivals.back();
     if (range.empty()) {
-      arrivals_.pop_back();
+      process_.arrivals.pop_back();
       continue;
     }
     std::shared_ptr<Chunk> chunk = process_.table.Find(ChunkNumber(range.start));
     if (chunk != nullptr && chunk->Load(PageInChunk(range.start)).state() == PageState::kOnDisk) {
-      disk_.Begin(range.start, DiskReads::kMaxPages - 1, DiskReads::Reason::kDrain);
+      disk_.Begin(range.start, DiskReads::kMaxPages - 1, DiskReads::Reason::kArrival);
       return false;
     }
     size_t wanted = std::min({max_pages, PageRestorer::kBufferPages, range.pages()});
@@ -105,12 +105,11 @@ bool LayoutEvents::SettleArrivals(size_t max_pages) {
     range.start += done * kPageBytes;
     max_pages -= std::min(max_pages, done);
   }
-  process_.arrivals_pending = !arrivals_.empty();
   return true;
 }
 
 bool LayoutEvents::HasArrived(Address page) const {
-  return std::any_of(arrivals_.begin(), arrivals_.end(),
+  return std::any_of(process_.arrivals.begin(), process_.arrivals.end(),
                      [page](AddressRange range) { return range.Contains(page); });
 }
 
@@ -138,7 +137,7 @@ void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, true); }
 
 void LayoutEvents::DropRange(AddressRange range, bool spare_arrivals) {
   process_.clean_pages.Drop(range);
-  spare_arrivals = spare_arrivals && !arrivals_.empty();
+  spare_arrivals = spare_arrivals && !process_.arrivals.empty();
   std::vector<uint64_t> whole;
   ForEachChunk(range,
                [&](const std::shared_ptr<Chunk>& chunk, uint64_t number, size_t first, size_t end) {

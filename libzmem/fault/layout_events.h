@@ -52,7 +52,6 @@ class LayoutEvents {
   Process& process_;
   PageRestorer& restorer_;
   DiskReads& disk_;
-  std::vector<AddressRange> arrivals_;
 };
 
 }  // namespace zmem

@@ -44,7 +44,7 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) return false;
   // While an event waits to be read, what it tells is not in our books yet.
-  if (process_.arrivals_pending) return std::nullopt;
+  if (!process_.arrivals.empty()) return std::nullopt;
   if (process_.FillTokenPage() == FillResult::kChanging) return std::nullopt;
   uint64_t number = ChunkNumber(part.start);
   bool is_new = process_.table.Find(number) == nullptr;
@@ -89,7 +89,7 @@ bool Isolator::Unregister(AddressRange mapping) {
   // The usual answers, without holding anybody up.
   if (!IsRegistered(mapping) || !NothingKnown(mapping)) return false;
   GateLock lock(process_.gate);
-  if (process_.gone.load(std::memory_order_acquire) || process_.arrivals_pending) return false;
+  if (process_.gone.load(std::memory_order_acquire) || !process_.arrivals.empty()) return false;
   // As for registering: what an unread event tells is not in our books yet.
   if (process_.FillTokenPage() == FillResult::kChanging || !NothingKnown(mapping)) return false;
   if (process_.uffd.Unregister(mapping) != 0) return false;

@@ -3,7 +3,9 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "libzmem/uffd/address_map.h"
 
@@ -94,11 +96,18 @@ FillResult Process::FillTokenPage() const {
 }
 
 void Process::DropUnregistered() {
-  if (table.size() == 0) return;
+  constexpr auto kPause = std::chrono::milliseconds(1);
+  while (table.size() > 0 && !gone.load(std::memory_order_acquire) && !TryDropUnregistered()) {
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+bool Process::TryDropUnregistered() {
   GateLock lock(gate);
   absl::StatusOr<AddressMap> map = AddressMap::Read(pid, {});
-  // While events wait to be read, what they tell will be dropped by them.
-  if (!map.ok() || FillTokenPage() == FillResult::kChanging) return;
+  if (!map.ok()) return true;  // it has ended
+  // An event that waits to be read is read as soon as the gate is open.
+  if (FillTokenPage() == FillResult::kChanging) return false;
   auto is_registered = [&map](Address page) {
     auto at = std::partition_point(map->registered().begin(), map->registered().end(),
                                    [page](AddressRange range) { return range.end <= page; });
@@ -114,6 +123,7 @@ void Process::DropUnregistered() {
       Retire(chunk->Replace(page, PageEntry()));
     }
   }
+  return true;
 }
 
 void Process::FindCgroup() {

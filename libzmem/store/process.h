@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "libzmem/base/histogram.h"
 #include "libzmem/base/mutex.h"
@@ -131,9 +132,9 @@ class Process {
   };
   std::array<HugeSlab, kMaxSlabs> huge_slabs{};
 
-  // Pages that a mapping brought to new addresses are still on their way back to the program. For
-  // who holds the gate.
-  bool arrivals_pending = false;
+  // Where mappings were moved to whose pages are still on their way back to the program; nothing is
+  // registered meanwhile. A forked child has the same. For who holds the gate.
+  std::vector<AddressRange> arrivals;
 
   RecentRemovals removals;
   CleanPages clean_pages;
@@ -168,6 +169,7 @@ class Process {
   void RemoveChunk(uint64_t chunk_number);
   // Lets go of entries where no mapping is registered any more: a child's table is its parent's of
   // the time when the fork was told, which can be older than an unmapping before it. Needs `pid`.
+  // Waits until no event of the program's is unread.
   void DropUnregistered();
   // Lets go of one stored form that is no longer published.
   void Retire(PageEntry entry);
@@ -180,6 +182,8 @@ class Process {
               PageStore::Workspace& workspace) const;
 
  private:
+  bool TryDropUnregistered();
+
   Mutex cgroup_mutex_;
   std::shared_ptr<const MemoryCgroup> cgroup_ ABSL_GUARDED_BY(cgroup_mutex_);
 };
