@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "libzmem/base/check.h"
+#include "libzmem/uffd/address_map.h"
 
 namespace zmem {
 
@@ -39,6 +40,8 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
   child->table.ShareFrom(process_.table);
   child->counters.CopyLevels(process_.counters);
   child->arrivals = process_.arrivals;
+  for (Process::Arrival& arrival : child->arrivals)
+    arrival.settled = true;  // it has its own events
   child->token_page = process_.token_page;
   child->agent = process_.agent;
   child->last_fork_ns.store(process_.last_fork_ns.load(std::memory_order_relaxed),
@@ -62,7 +65,7 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
                  }
                });
   AddressRange target{to, to + bytes};
-  DropRange(target, false);  // whatever lay there is gone, be its own event read or still to come
+  DropRange(target, {});  // whatever lay there is gone, be its own event read or still to come
   for (const auto& [address, entry] : moved) {
     std::shared_ptr<Chunk> chunk = process_.OwnChunk(address);
     if (chunk == nullptr) chunk = process_.table.FindOrAdd(ChunkNumber(address));
@@ -70,12 +73,14 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
     Drop(*chunk, PageInChunk(address), entry);
   }
   if (moved.empty()) return;
-  process_.arrivals.push_back(target);
+  process_.arrivals.push_back({target});
 }
 
 bool LayoutEvents::SettleArrivals(size_t max_pages) {
+  if (process_.FillTokenPage() == FillResult::kChanging) return false;
+  for (Process::Arrival& arrival : process_.arrivals) arrival.settled = true;
   while (!process_.arrivals.empty() && max_pages > 0) {
-    AddressRange& range = process_.arrivals.back();
+    AddressRange& range = process_.arrivals.back().range;
     if (range.empty()) {
       process_.arrivals.pop_back();
       continue;
@@ -108,9 +113,19 @@ bool LayoutEvents::SettleArrivals(size_t max_pages) {
   return true;
 }
 
-bool LayoutEvents::HasArrived(Address page) const {
-  return std::any_of(process_.arrivals.begin(), process_.arrivals.end(),
-                     [page](AddressRange range) { return range.Contains(page); });
+std::vector<AddressRange> LayoutEvents::NewerThan(AddressRange unmapped) const {
+  std::vector<AddressRange> newer;
+  for (const Process::Arrival& arrival : process_.arrivals) {
+    AddressRange part = arrival.range.Intersect(unmapped);
+    if (part.empty() || arrival.settled) continue;
+    // Where nothing is mapped now, the unmapping is the newer one. It cannot be told later: the
+    // program may let another mapping grow there, which no event tells.
+    if (process_.bound.load(std::memory_order_acquire)) {
+      part = part.Intersect(MappingAt(process_.pid, part.start));
+    }
+    if (!part.empty()) newer.push_back(part);
+  }
+  return newer;
 }
 
 void LayoutEvents::Forget(uint64_t chunk_number, size_t first, size_t end) {
@@ -133,24 +148,26 @@ void LayoutEvents::OnRemove(AddressRange range, int64_t now_ns) {
   if (known < all) process_.removals.Add(range, now_ns);
 }
 
-void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, true); }
+// Threads that remap at once can have an older unmapping told after a newer arrival.
+void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, NewerThan(range)); }
 
-void LayoutEvents::DropRange(AddressRange range, bool spare_arrivals) {
+void LayoutEvents::DropRange(AddressRange range, const std::vector<AddressRange>& spared) {
   process_.clean_pages.Drop(range);
-  spare_arrivals = spare_arrivals && !process_.arrivals.empty();
+  auto is_spared = [&spared](Address page) {
+    return std::any_of(spared.begin(), spared.end(),
+                       [page](AddressRange part) { return part.Contains(page); });
+  };
   std::vector<uint64_t> whole;
   ForEachChunk(range,
                [&](const std::shared_ptr<Chunk>& chunk, uint64_t number, size_t first, size_t end) {
                  Forget(number, first, end);
-                 if (end - first == kPagesPerChunk && !spare_arrivals) {
+                 if (end - first == kPagesPerChunk && spared.empty()) {
                    whole.push_back(number);
                    return;
                  }
                  for (size_t page = first; page < end; ++page) {
                    Address address = (number << kChunkShift) + page * kPageBytes;
-                   // Threads that remap at once can have an older unmapping told after a newer
-                   // arrival. Filling the page will show which it is.
-                   if (spare_arrivals && HasArrived(address)) continue;
+                   if (is_spared(address)) continue;
                    Drop(*chunk, page, PageEntry());
                  }
                });

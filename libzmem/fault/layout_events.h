@@ -44,10 +44,10 @@ class LayoutEvents {
   void Drop(Chunk& chunk, size_t page, PageEntry replacement);
   // The pages' registration ended with their mapping.
   void Forget(uint64_t chunk_number, size_t first, size_t end);
-  // Lets go of what is stored of the range, but for pages that have just arrived if those are
-  // spared.
-  void DropRange(AddressRange range, bool spare_arrivals);
-  bool HasArrived(Address page) const;
+  // Lets go of what is stored of the range, but for the pages in `spared`.
+  void DropRange(AddressRange range, const std::vector<AddressRange>& spared);
+  // The parts of `unmapped` to which a mapping was moved after the unmapping that is being told.
+  std::vector<AddressRange> NewerThan(AddressRange unmapped) const;
 
   Process& process_;
   PageRestorer& restorer_;

@@ -134,7 +134,12 @@ class Process {
 
   // Where mappings were moved to whose pages are still on their way back to the program; nothing is
   // registered meanwhile. A forked child has the same. For who holds the gate.
-  std::vector<AddressRange> arrivals;
+  struct Arrival {
+    AddressRange range;
+    // Every event of what happened before the move was read: an unmapping told now is a newer one.
+    bool settled = false;
+  };
+  std::vector<Arrival> arrivals;
 
   RecentRemovals removals;
   CleanPages clean_pages;
