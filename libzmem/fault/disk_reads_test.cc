@@ -209,7 +209,8 @@ TEST_F(DiskReadsTest, WhatAMovedMappingTookAlongEndsWithIt) {
   events.SettleArrivals(1);
   EXPECT_TRUE(process_->arrivals[0].settled);
   Address somewhere = memory_.address(0);
-  process_->arrivals.push_back({{somewhere, somewhere + kPageBytes}});
+  process_->arrivals.push_back(
+      {.range = {somewhere, somewhere + kPageBytes}, .start = memory_.range().start});
   Publish(*process_, somewhere, PageEntry::SameFilled(1));
   events.OnUnmap({somewhere, somewhere + kPageBytes});
   EXPECT_EQ(process_->counters.stored_pages, 7u) << "spared: it may have been moved there since";

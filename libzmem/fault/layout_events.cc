@@ -73,7 +73,7 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
     Drop(*chunk, PageInChunk(address), entry);
   }
   if (moved.empty()) return;
-  process_.arrivals.push_back({target});
+  process_.arrivals.push_back({.range = target, .start = to});
 }
 
 bool LayoutEvents::SettleArrivals(size_t max_pages) {
@@ -115,15 +115,16 @@ bool LayoutEvents::SettleArrivals(size_t max_pages) {
 
 std::vector<AddressRange> LayoutEvents::NewerThan(AddressRange unmapped) const {
   std::vector<AddressRange> newer;
+  // A child without an agent yet hardly has threads that could have done both at once.
+  if (!process_.bound.load(std::memory_order_acquire)) return newer;
   for (const Process::Arrival& arrival : process_.arrivals) {
     AddressRange part = arrival.range.Intersect(unmapped);
     if (part.empty() || arrival.settled) continue;
-    // Where nothing is mapped now, the unmapping is the newer one. It cannot be told later: the
-    // program may let another mapping grow there, which no event tells.
-    if (process_.bound.load(std::memory_order_acquire)) {
-      part = part.Intersect(MappingAt(process_.pid, part.start));
-    }
-    if (!part.empty()) newer.push_back(part);
+    // The unmapping is the newer one if the mapping is not there any more. That cannot be told
+    // later: the program may let another mapping grow there, which no event tells.
+    AddressRange mapping = MappingAt(process_.pid, part.start);
+    part = part.Intersect(mapping);
+    if (!part.empty() && mapping.start >= arrival.start) newer.push_back(part);
   }
   return newer;
 }

@@ -135,7 +135,8 @@ class Process {
   // Where mappings were moved to whose pages are still on their way back to the program; nothing is
   // registered meanwhile. A forked child has the same. For who holds the gate.
   struct Arrival {
-    AddressRange range;
+    AddressRange range;  // what is not back yet
+    Address start = 0;   // of the mapping, when it was moved
     // Every event of what happened before the move was read: an unmapping told now is a newer one.
     bool settled = false;
   };
