@@ -34,6 +34,7 @@
 #include "bench/machine.h"
 #include "bench/run.h"
 #include "bench/samples.h"
+#include "bench/shared_array.h"
 #include "libzmem/base/clock.h"
 #include "libzmem/base/quantity.h"
 #include "tests/harness.h"
@@ -122,17 +123,6 @@ class Subject {
 
  private:
   static constexpr uint64_t kVersion = 1;
-
-  template <typename T>
-  static T* SharedArray(size_t count) {
-    void* mapping = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
-                         MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (mapping == MAP_FAILED) {
-      std::perror("mmap");
-      std::exit(2);
-    }
-    return static_cast<T*>(mapping);
-  }
 
   // Puts the pages that are to be touched, and are out, into order_. Returns how many there are.
   size_t Arrange(size_t stride, bool random) {

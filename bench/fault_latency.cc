@@ -20,6 +20,7 @@
 #include "bench/machine.h"
 #include "bench/run.h"
 #include "bench/samples.h"
+#include "bench/shared_array.h"
 #include "bench/zram_swap.h"
 #include "libzmem/base/clock.h"
 #include "tests/harness.h"
@@ -67,17 +68,6 @@ class Subject {
   }
 
  private:
-  template <typename T>
-  static T* SharedArray(size_t count) {
-    void* mapping = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
-                         MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (mapping == MAP_FAILED) {
-      std::perror("mmap");
-      std::exit(2);
-    }
-    return static_cast<T*>(mapping);
-  }
-
   std::string PageOut() {
     return madvise(region_.page(0), region_.pages() * kPageBytes, MADV_PAGEOUT) == 0
                ? "ok"

@@ -27,7 +27,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/cpu_time.h"
-#include "bench/limited_cgroup.h"
 #include "bench/machine.h"
 #include "bench/samples.h"
 #include "bench/swap_file.h"
@@ -35,6 +34,7 @@
 #include "bench/zram_swap.h"
 #include "libzmem/base/quantity.h"
 #include "tests/harness.h"
+#include "tests/limited_cgroup.h"
 
 namespace zmem {
 namespace {

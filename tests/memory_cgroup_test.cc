@@ -1,10 +1,8 @@
 // A program whose memory cgroup is full: bringing a page back charges the cgroup, and the kernel
 // kills a program that goes past its limit (FACTS 23). So other pages have to go first.
-#include <unistd.h>
+#include <optional>
 
-#include <filesystem>
-#include <fstream>
-
+#include "tests/limited_cgroup.h"
 #include "tests/system_test.h"
 
 namespace zmem {
@@ -14,56 +12,31 @@ constexpr int64_t kMib = 192;
 constexpr int64_t kPages = kMib * 256;
 constexpr uint64_t kLimitBytes = uint64_t{64} << 20;
 
-// A memory cgroup of version 1 or 2, removed at the end, when nobody is left in it.
-class Cgroup {
- public:
-  Cgroup() {
-    std::string name = "/zmem-test-" + std::to_string(getpid());
-    if (std::filesystem::exists("/sys/fs/cgroup/cgroup.controllers")) {
-      std::ofstream("/sys/fs/cgroup/cgroup.subtree_control") << "+memory";
-      path_ = "/sys/fs/cgroup" + name;
-      limit_ = "memory.max";
-    } else {
-      path_ = "/sys/fs/cgroup/memory" + name;
-      limit_ = "memory.limit_in_bytes";
-    }
-    std::error_code failed;
-    std::filesystem::create_directory(path_, failed);
-    usable_ = std::filesystem::exists(path_ + "/" + limit_);
-  }
-  ~Cgroup() { rmdir(path_.c_str()); }
-
-  bool usable() const { return usable_; }
-  void Limit(uint64_t bytes) { std::ofstream(path_ + "/" + limit_) << bytes; }
-  void Add(pid_t pid) { std::ofstream(path_ + "/cgroup.procs") << pid; }
-
- private:
-  std::string path_;
-  std::string limit_;
-  bool usable_ = false;
-};
-
 class MemoryCgroupLimit : public SystemTest {
  protected:
   // A program of three times its limit, which fits as long as most of it is out.
   void SetUp() override {
     SystemTest::SetUp();
     if (IsSkipped()) return;
-    if (!cgroup_.usable()) GTEST_SKIP() << "no memory cgroups can be made here";
+    try {
+      cgroup_.emplace();
+    } catch (const HarnessError& error) {
+      GTEST_SKIP() << error.what();
+    }
     daemon_ = std::make_unique<Daemon>(
         DaemonOptions{.config = "[policy]\ncold_age=1h\nscan_interval=1s\nmin_resident=1M\n"});
     child_ = std::make_unique<Child>(
         Managed(*daemon_, Subject("pages", {"--mib", std::to_string(kMib)})));
     WaitReady(*daemon_, *child_);
     EvictAtLeast(*daemon_, *child_, kPages * 9 / 10);
-    cgroup_.Add(child_->pid());
-    cgroup_.Limit(kLimitBytes);
+    cgroup_->Add(child_->pid());
+    cgroup_->Limit(kLimitBytes);
     WaitUntil("zmemd to know of the limit", kAnswerTimeout,
               [&] { return daemon_->Process(child_->pid()).contains("cgroup_room_bytes"); });
   }
   void TearDown() override { child_.reset(); }
 
-  Cgroup cgroup_;
+  std::optional<LimitedCgroup> cgroup_;
   std::unique_ptr<Daemon> daemon_;
   std::unique_ptr<Child> child_;
 };
@@ -87,7 +60,7 @@ TEST_F(MemoryCgroupLimit, ADrainThatWouldKillTheProgramIsRefused) {
   CommandResult drained = daemon_->Ctl({"drain", std::to_string(child_->pid())});
   EXPECT_EQ(drained.status.ToString(), "exit 1");
   EXPECT_NE(drained.errors.find("raise its limit"), std::string::npos) << drained.errors;
-  cgroup_.Limit(uint64_t{kMib + 64} << 20);
+  cgroup_->Limit(uint64_t{kMib + 64} << 20);
   daemon_->Drain(child_->pid());
   ExpectOk(*child_, "verify");
 }

@@ -1,4 +1,4 @@
-#include "bench/limited_cgroup.h"
+#include "tests/limited_cgroup.h"
 
 #include <poll.h>
 #include <sys/stat.h>
@@ -34,7 +34,7 @@ void Write(const std::string& path, const std::string& value) {
 }  // namespace
 
 LimitedCgroup::LimitedCgroup() {
-  std::string name = "/zmem-bench-" + std::to_string(getpid());
+  std::string name = "/zmem-" + std::to_string(getpid());
   unified_ = std::filesystem::exists("/sys/fs/cgroup/cgroup.controllers");
   if (unified_) Write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
   path_ = (unified_ ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory") + name;

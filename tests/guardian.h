@@ -1,6 +1,6 @@
-// Takes down what a bench has set up on the machine (swap, cgroups, files), in whatever way the
-// bench ends: a process of its own waits for that, out of reach of the terminal's signals.
-// Not thread-safe; to be made before any thread is.
+// Takes down what a bench or test has set up on the machine (swap, cgroups, files), in whatever way
+// it ends: a process of its own waits for that, out of reach of the terminal's signals. Not
+// thread-safe; to be made before any thread is.
 #pragma once
 
 #include <sys/types.h>

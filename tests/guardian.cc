@@ -1,4 +1,4 @@
-#include "bench/guardian.h"
+#include "tests/guardian.h"
 
 #include <fcntl.h>
 #include <sys/wait.h>

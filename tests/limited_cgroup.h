@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "bench/guardian.h"
+#include "tests/guardian.h"
 
 namespace zmem {
 
