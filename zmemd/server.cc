@@ -77,8 +77,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
   store_options.fat_bytes = kPageBytes * FatPercent(config, server->backing_ != nullptr) / 100;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
-  server->reclaim_options_.cold_age_ns = config.cold_age_ns;
-  server->reclaim_options_.scan_interval_ns = config.scan_interval_ns;
+  server->policy_.cold_age_ns = config.cold_age_ns;
+  server->policy_.scan_interval_ns = config.scan_interval_ns;
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);
@@ -234,12 +234,14 @@ std::shared_ptr<Session> Server::FindForked(const wire::Token& token) {
 }
 
 std::shared_ptr<Process> Server::MakeProcess(Userfaultfd uffd) {
-  return std::make_shared<Process>(*store_, *arena_, std::move(uffd));
+  auto process = std::make_shared<Process>(*store_, *arena_, std::move(uffd));
+  process->SetPolicy(policy_);
+  return process;
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Server::AddSession(std::shared_ptr<Process> process) {
   absl::StatusOr<std::shared_ptr<Session>> session =
-      Session::Create(std::move(process), *this, clock_, reclaim_options_);
+      Session::Create(std::move(process), *this, clock_);
   if (!session.ok()) return session.status();
   if (absl::Status status = (*session)->StartServing(); !status.ok()) return status;
   MutexLock lock(mutex_);

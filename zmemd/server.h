@@ -102,7 +102,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
-  Reclaimer::Options reclaim_options_;
+  Policy policy_;  // of programs without settings of their own
   std::atomic<bool> stopping_{false};
 
   mutable Mutex mutex_;

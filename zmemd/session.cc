@@ -50,9 +50,9 @@ void RaiseServingThread(const char* name) {
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Create(std::shared_ptr<Process> process,
-                                                         SessionParent& parent, const Clock& clock,
-                                                         const Reclaimer::Options& options) {
-  std::shared_ptr<Session> session(new Session(process, parent, clock, options));
+                                                         SessionParent& parent,
+                                                         const Clock& clock) {
+  std::shared_ptr<Session> session(new Session(process, parent, clock));
   session->wake_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!session->wake_fd_.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
   absl::StatusOr<std::unique_ptr<FaultHandler>> faults =
@@ -75,9 +75,8 @@ absl::Status Session::StartServing() {
   return absl::OkStatus();
 }
 
-Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock,
-                 const Reclaimer::Options& options)
-    : process_(std::move(process)), parent_(parent), clock_(clock), options_(options) {}
+Session::Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock)
+    : process_(std::move(process)), parent_(parent), clock_(clock) {}
 
 Session::~Session() {
   parent_.OnAgentChange(process_->uffd.fd(), false);
@@ -108,8 +107,7 @@ void Session::SetHasAgent(bool has_agent) {
 }
 
 void Session::OnFork(std::shared_ptr<Process> child) {
-  absl::StatusOr<std::shared_ptr<Session>> session =
-      Create(std::move(child), parent_, clock_, options_);
+  absl::StatusOr<std::shared_ptr<Session>> session = Create(std::move(child), parent_, clock_);
   if (session.ok()) {
     parent_.OnForkedSession(*std::move(session));
   } else {
@@ -140,7 +138,7 @@ void Session::End() {
 
 void Session::ServeAgent(wire::Channel& channel) {
   ChannelAgentLink agent(channel);
-  Reclaimer reclaimer(*process_, agent, clock_, options_);
+  Reclaimer reclaimer(*process_, agent, clock_, {});
   bool agent_left = false;
   while (!process_->gone.load(std::memory_order_acquire) &&
          !drain_requested_.load(std::memory_order_acquire)) {

@@ -63,8 +63,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
 
   // Nobody serves it yet. Errors: what eventfd(2) says.
   static absl::StatusOr<std::shared_ptr<Session>> Create(std::shared_ptr<Process> process,
-                                                         SessionParent& parent, const Clock& clock,
-                                                         const Reclaimer::Options& options);
+                                                         SessionParent& parent, const Clock& clock);
   // Starts its fault thread. Once; ServeOnce must not be called any more.
   // Errors: ResourceExhausted.
   absl::Status StartServing();
@@ -134,8 +133,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
     absl::StatusOr<Reclaimer::EvictResult> result = absl::UnknownError("not finished");
   };
 
-  Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock,
-          const Reclaimer::Options& options);
+  Session(std::shared_ptr<Process> process, SessionParent& parent, const Clock& clock);
   void RunEvictJob(Reclaimer& reclaimer);
   // One turn of the reclaimer's loop. Errors: as Reclaimer::Tick.
   absl::Status Reclaim(ChannelAgentLink& agent, Reclaimer& reclaimer);
@@ -160,7 +158,6 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   const std::shared_ptr<Process> process_;
   SessionParent& parent_;
   const Clock& clock_;
-  const Reclaimer::Options options_;
   Identity identity_;
   UniqueFd wake_fd_;  // of the reclaimer's loop
   std::unique_ptr<FaultHandler> faults_;

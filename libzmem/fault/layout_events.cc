@@ -37,6 +37,7 @@ std::shared_ptr<Process> LayoutEvents::OnFork(UniqueFd child_uffd) {
   }
   auto child = std::make_shared<Process>(process_.store, process_.arena,
                                          Userfaultfd::Adopt(std::move(child_uffd)));
+  child->SetPolicy(process_.policy());
   child->table.ShareFrom(process_.table);
   child->counters.CopyLevels(process_.counters);
   child->arrivals = process_.arrivals;

@@ -31,9 +31,9 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       clock_(clock),
       options_(options),
       isolator_(process, agent, clock),
-      scanner_(options.cold_age_ns),
+      scanner_(process.policy().cold_age_ns),
       read_buffer_(kReadPages * kPageBytes),
-      next_scan_ns_(clock.now_ns() + options.scan_interval_ns) {}
+      next_scan_ns_(clock.now_ns() + process.policy().scan_interval_ns) {}
 
 int64_t Reclaimer::next_tick_ns() const {
   bool on_probation =
@@ -48,7 +48,7 @@ absl::Status Reclaimer::Tick() {
   if (absl::Status status = ReturnHugePages(now_ns); !status.ok()) return status;
   if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
   if (now_ns >= next_scan_ns_) {
-    next_scan_ns_ = now_ns + options_.scan_interval_ns;
+    next_scan_ns_ = now_ns + process_.policy().scan_interval_ns;
     if (absl::Status status = Scan(now_ns); !status.ok()) return status;
   }
   return IsolateColdChunks(now_ns);
@@ -174,7 +174,7 @@ absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
     if (slab == kNoSlab) return absl::OkStatus();
     Candidate candidate = cold_chunks_.back();
     cold_chunks_.pop_back();
-    LookAgain(candidate, kLookAgainAges * options_.cold_age_ns);
+    LookAgain(candidate, kLookAgainAges * process_.policy().cold_age_ns);
     wire::PageSet wanted = Compressible(candidate);
     NoteHuge(slab, candidate.chunk_number, wanted);
     absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, wanted, slab);

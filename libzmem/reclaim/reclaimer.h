@@ -23,8 +23,6 @@ namespace zmem {
 class Reclaimer {
  public:
   struct Options {
-    int64_t cold_age_ns = 30'000'000'000;
-    int64_t scan_interval_ns = 5'000'000'000;
     // How long pages wait in staging for somebody to want them back before they are compressed.
     int64_t probation_ns = 1'000'000'000;
   };

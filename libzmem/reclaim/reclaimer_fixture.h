@@ -18,8 +18,8 @@
 namespace zmem {
 
 inline constexpr int64_t kSecond = 1'000'000'000;
-inline constexpr Reclaimer::Options kOptions{
-    .cold_age_ns = 30 * kSecond, .scan_interval_ns = 10 * kSecond, .probation_ns = kSecond};
+inline constexpr Policy kPolicy{.cold_age_ns = 30 * kSecond, .scan_interval_ns = 10 * kSecond};
+inline constexpr Reclaimer::Options kOptions{.probation_ns = kSecond};
 
 class ReclaimerTest : public testing::Test {
  protected:
@@ -31,6 +31,7 @@ class ReclaimerTest : public testing::Test {
       : store_(options), process_(ProcessOfThisOne(store_)), agent_(*process_) {
     staging_ = BindStaging(*process_, kSlabs);
     memory_ = MapOnlyEligible(*process_, kChunks);
+    process_->SetPolicy(kPolicy);
     reclaimer_.emplace(*process_, agent_, clock_, kOptions);
     faults_.emplace(process_, clock_);
   }

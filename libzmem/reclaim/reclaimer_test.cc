@@ -52,7 +52,7 @@ TEST_F(ReclaimerTest, MemoryThatIsHotAgainIsGivenUp) {
   ExpectAllHeld();  // all of it comes back
   faults_->Settle();
   ASSERT_GT(process_->table.size(), 0u);
-  Pass(2 * kOptions.scan_interval_ns);
+  Pass(2 * kPolicy.scan_interval_ns);
   EXPECT_EQ(process_->table.size(), 0u);
   // Its first touches are the kernel's again.
   ASSERT_EQ(madvise(memory_->data(0), kChunkBytes, MADV_DONTNEED), 0);
@@ -150,7 +150,7 @@ TEST_F(ReclaimerTest, AProgramThatIsGoneIsUnavailable) {
 
 TEST_F(ReclaimerTest, QuietMemoryIsTakenOnProbationThenStoredAndComesBack) {
   WriteVaried(0, kPagesPerChunk);
-  Pass(kOptions.cold_age_ns);
+  Pass(kPolicy.cold_age_ns);
   EXPECT_EQ(process_->counters.isolated_pages, 0u) << "not before the cold age";
   PassUntilStaged();
   EXPECT_EQ(process_->counters.staged_pages, kPagesPerChunk);
@@ -165,7 +165,7 @@ TEST_F(ReclaimerTest, QuietMemoryIsTakenOnProbationThenStoredAndComesBack) {
 
 TEST_F(ReclaimerTest, MoreColdChunksThanSlabsAreTakenByTurns) {
   WriteVaried(0, memory_->page_count());
-  Pass(kOptions.cold_age_ns + 6 * kOptions.scan_interval_ns);
+  Pass(kPolicy.cold_age_ns + 6 * kPolicy.scan_interval_ns);
   EXPECT_EQ(process_->counters.stored_pages, memory_->page_count());
   ExpectAllHeld();
   ExpectNothingOut();
@@ -174,7 +174,7 @@ TEST_F(ReclaimerTest, MoreColdChunksThanSlabsAreTakenByTurns) {
 TEST_F(ReclaimerTest, MemoryWhosePopulationChangesIsNotCold) {
   WriteVaried(0, 16);
   for (size_t page = 16; page < 22; ++page) {
-    Pass(kOptions.cold_age_ns / 2);
+    Pass(kPolicy.cold_age_ns / 2);
     Write(page, CompressiblePage(page));
   }
   EXPECT_EQ(process_->counters.isolated_pages, 0u);
@@ -230,9 +230,9 @@ TEST_F(ReclaimerTest, AHotChunkIsReturnedAndLeftAloneForTwiceTheColdAge) {
   EXPECT_EQ(StagingPages(), 0u);
   EXPECT_EQ(CountState(PageState::kResident), kPagesPerChunk);
   uint64_t isolated = process_->counters.isolated_pages;
-  Pass(2 * kOptions.cold_age_ns - kSecond);
+  Pass(2 * kPolicy.cold_age_ns - kSecond);
   EXPECT_EQ(process_->counters.isolated_pages, isolated);
-  Pass(3 * kOptions.scan_interval_ns);
+  Pass(3 * kPolicy.scan_interval_ns);
   EXPECT_GT(process_->counters.isolated_pages, isolated);
   ExpectAllHeld();
 }
@@ -241,7 +241,7 @@ TEST_F(ReclaimerTest, PagesMarkedIncompressibleAreNotTakenByTheScan) {
   for (size_t page = 0; page < 32; ++page) Write(page, IncompressiblePage(page));
   EXPECT_EQ(EvictAll().evicted_pages, 0u);
   uint64_t isolated = process_->counters.isolated_pages;
-  Pass(2 * kOptions.cold_age_ns);
+  Pass(2 * kPolicy.cold_age_ns);
   EXPECT_EQ(process_->counters.isolated_pages, isolated);
   ExpectAllHeld();
 }
@@ -251,7 +251,7 @@ TEST_F(ReclaimerTest, IncompressiblePagesThatChangeAreTakenInTheEnd) {
   EXPECT_EQ(EvictAll().evicted_pages, 0u);
   uint64_t isolated = process_->counters.isolated_pages;
   for (size_t page = 0; page < 8; ++page) Write(page, CompressiblePage(page));
-  Pass(40 * kOptions.cold_age_ns);  // asked less and less often, too
+  Pass(40 * kPolicy.cold_age_ns);  // asked less and less often, too
   EXPECT_EQ(process_->counters.stored_pages, 8u);
   EXPECT_EQ(process_->counters.isolated_pages, isolated + 8) << "the others were left alone";
   ExpectAllHeld();
@@ -313,7 +313,7 @@ TEST_F(SmallPool, WhatDoesNotFitGoesBackAndTheEvictionStops) {
 
 TEST_F(SmallPool, WhatAScanTookAndDoesNotFitGoesBack) {
   for (size_t page = 0; page < memory_->page_count(); ++page) Write(page, CompressiblePage(page));
-  Pass(kOptions.cold_age_ns + 3 * kOptions.scan_interval_ns);
+  Pass(kPolicy.cold_age_ns + 3 * kPolicy.scan_interval_ns);
   EXPECT_GT(process_->counters.stored_pages, 0u);
   EXPECT_GT(process_->counters.returned_pages, 0u);
   EXPECT_GT(store_.store.stats().pool_full_rejects, 0u);

@@ -126,6 +126,19 @@ bool Process::TryDropUnregistered() {
   return true;
 }
 
+void Process::SetPolicy(const Policy& policy) {
+  {
+    MutexLock lock(policy_mutex_);
+    policy_ = policy;
+  }
+  limit_bytes.store(policy.limit_bytes, std::memory_order_relaxed);
+}
+
+Policy Process::policy() const {
+  MutexLock lock(policy_mutex_);
+  return policy_;
+}
+
 void Process::FindCgroup() {
   auto found = std::make_shared<const MemoryCgroup>(MemoryCgroup::Of(pid));
   {

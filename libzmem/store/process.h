@@ -18,6 +18,7 @@
 #include "libzmem/store/clean_pages.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
+#include "libzmem/store/policy.h"
 #include "libzmem/store/recent_removals.h"
 #include "libzmem/uffd/memory_cgroup.h"
 #include "libzmem/uffd/pagemap.h"
@@ -77,6 +78,24 @@ struct ProcessCounters {
   std::atomic<uint64_t> refused_pages{0};    // pages the kernel would not move
   std::atomic<uint64_t> returned_pages{0};   // moved back from staging: hot, or not storable
   std::atomic<uint64_t> poisoned_pages{0};   // lost: their object was damaged
+  // Nanoseconds that threads waited for pages, as far as we can tell: from a fault's message to its
+  // answer, and kWakeUpNs for what comes before and after.
+  std::atomic<uint64_t> stall_ns{0};
+  std::atomic<uint64_t> probe_faults{
+      0};  // of faults_total: pages taken to see whether they are cold
+  std::atomic<uint64_t> probe_cost_ns{0};  // of stall_ns: for those
+  std::atomic<uint64_t> rate_raises{0};    // times the stall budget let more go out
+  std::atomic<uint64_t> rate_cuts{0};      // the same, less
+
+  // What the reclaimer last found; levels.
+  std::atomic<uint64_t> stall_ppm{0};            // of wall time, lately, in millionths
+  std::atomic<uint64_t> rate_pages_per_s{0};     // what the stall budget lets go out
+  std::atomic<uint64_t> cold_pages{0};           // resident, and unwanted for the cold age
+  std::atomic<uint64_t> max_overshoot_bytes{0};  // that resident memory was ever above the limit
+
+  // A sleeping thread's way to the message that we read, and back from the page (FACTS: 10 us in
+  // all across CPUs, of which the answer itself is a third).
+  static constexpr uint64_t kWakeUpNs = 7'000;
 
   // Pages moved out, less those that had to go back: what went out and came straight back, for want
   // of a place, made no room.
@@ -157,6 +176,15 @@ class Process {
   // Looks up which cgroups the program is in. Needs `pid`. Thread-safe.
   void FindCgroup();
 
+  // What the reclaimer is to go by. Thread-safe. Looked at whenever there is something to decide.
+  void SetPolicy(const Policy& policy);
+  Policy policy() const;
+  // policy().limit_bytes, for the fault path.
+  std::atomic<uint64_t> limit_bytes{0};
+  // Pages that the host wants of this program, whatever the stall budget says (ReclaimMode::
+  // kPressure): added to by whoever watches the host, taken off by the reclaimer.
+  std::atomic<int64_t> wanted_pages{0};
+
   // When the program forked last, or was about to, by Clock; 0 never.
   std::atomic<int64_t> last_fork_ns{0};
 
@@ -190,6 +218,8 @@ class Process {
  private:
   bool TryDropUnregistered();
 
+  mutable Mutex policy_mutex_;
+  Policy policy_ ABSL_GUARDED_BY(policy_mutex_);
   Mutex cgroup_mutex_;
   std::shared_ptr<const MemoryCgroup> cgroup_ ABSL_GUARDED_BY(cgroup_mutex_);
 };
