@@ -32,7 +32,7 @@ std::optional<size_t> DiskReads::Begin(Address page, size_t neighbours, Reason r
   Read& read = *free;
   read = {.reason = reason, .first = page, .begun_ns = clock_.now_ns()};
   read.pages = Claim(*chunk, page, neighbours + 1, read);
-  if (read.pages == 0) return 0;  // it has changed: who waits for it looks again
+  if (read.pages == 0) return std::nullopt;  // it has changed
   DiskReadRequest request{.wanted = read.claimed[0].disk_object(),
                           .first = read.claimed[0].disk_object(),
                           .last = read.claimed[read.pages - 1].disk_object(),

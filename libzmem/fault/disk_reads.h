@@ -41,7 +41,7 @@ class DiskReads {
 
   // Begins to bring `page` back, whose entry is kOnDisk, with up to `neighbours` pages behind it.
   // Returns how many of them come with it; none if it is on its way already. Nullopt: too many are,
-  // or there is no memory; try again later.
+  // it is not on disk any more, or there is no memory; look it up afresh later.
   std::optional<size_t> Begin(Address page, size_t neighbours, Reason reason);
 
   // Fills the pages of the reads that are over. kGone when the address space is.

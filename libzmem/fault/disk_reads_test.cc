@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -101,6 +102,52 @@ class DiskReadsTest : public testing::Test {
   std::optional<FaultThread> faults_;
   std::map<size_t, PageBytes> expected_;
 };
+
+// Has something happen the next time but one that the fault thread asks for the time.
+class ClockWithHook final : public Clock {
+ public:
+  int64_t now_ns() const override {
+    if (calls_left_.fetch_sub(1) == 1) hook_();
+    return clock_.now_ns();
+  }
+  void Arm(std::function<void()> hook) {
+    hook_ = std::move(hook);
+    calls_left_ = 2;
+  }
+
+ private:
+  MonotonicClock clock_;
+  std::function<void()> hook_;
+  mutable std::atomic<int> calls_left_{0};
+};
+
+// Replayed: a page on probation is wanted, and between the look at its entry and the claim the
+// reclaimer publishes it in the file. Its thread slept for ever.
+TEST_F(DiskReadsTest, APageThatIsPublishedOnDiskWhileItsFaultIsAnsweredComesBack) {
+  std::unique_ptr<Mapping> staging = BindStaging(*process_, 1);
+  PageBytes bytes = IncompressiblePage(5);
+  PageEntry on_disk;
+  ASSERT_EQ(store_.store.Put(bytes.bytes, store_.workspace, &on_disk), StoreResult::kStored);
+  ASSERT_TRUE(store_.file->Flush());
+  PageEntry isolating = PageEntry::Isolating(5);
+  PageEntry staged = PageEntry::Staged(5);
+  Publish(*process_, memory_.address(5), isolating);
+  std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(memory_.address(5)));
+  ASSERT_TRUE(chunk->Transition(5, isolating, staged));
+  process_->counters.staged_pages = 1;
+  // Has waited to come back as a part of a huge page, so that the time is looked at.
+  process_->huge_slabs[0].whole = true;
+  process_->huge_slabs[0].wanted_ns = 1;
+  ClockWithHook clock;
+  faults_.emplace(process_, clock);
+  clock.Arm([&] {
+    process_->counters.AddStored(on_disk);
+    EXPECT_TRUE(chunk->Transition(5, staged, on_disk));
+    process_->counters.staged_pages = 0;
+  });
+  EXPECT_TRUE(memory_.Holds(5, bytes));
+  EXPECT_EQ(process_->counters.disk_faults, 1u);
+}
 
 TEST_F(DiskReadsTest, PagesComeBackAsTheyWere) {
   StoreAll();

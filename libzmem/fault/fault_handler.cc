@@ -246,6 +246,8 @@ bool FaultHandler::Answer(Address page, bool write) {
     process_->counters.faults_total.fetch_add(1, std::memory_order_relaxed);
     chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
   }
+  // It was staged and has just been published, in the backing file: looked up afresh.
+  if (restored == 0 && result == FillResult::kDone) return false;
   return Settle(result, page);
 }
 
