@@ -35,12 +35,8 @@ nlohmann::json Latency(const LatencyHistogram& histogram) {
 }  // namespace
 
 uint64_t ResidentBytes(pid_t pid) {
-  std::string text;
-  unsigned long long total = 0;
-  unsigned long long resident = 0;
-  if (!sys::ReadFile(absl::StrCat("/proc/", pid, "/statm"), text).ok()) return 0;
-  if (std::sscanf(text.c_str(), "%llu %llu", &total, &resident) != 2) return 0;
-  return resident * kPageBytes;
+  absl::StatusOr<ProcessStat> stat = ProcessStat::Open(pid);
+  return stat.ok() ? stat->resident_bytes().value_or(0) : 0;
 }
 
 void RaiseServingThread(const char* name) {
@@ -92,6 +88,8 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   process_->pid = identity_.pid;
   process_->memory = std::move(memory);
   process_->pagemap = std::move(pagemap);
+  absl::StatusOr<ProcessStat> stat = ProcessStat::Open(identity_.pid);
+  if (stat.ok()) process_->stat = *std::move(stat);  // else it has just ended
   process_->agent = hello.agent;
   process_->staging = hello.staging;
   process_->kept = hello.kept;

@@ -31,6 +31,7 @@ std::optional<size_t> DiskReads::Begin(Address page, size_t neighbours, Reason r
   if (free == reads_.end()) return std::nullopt;
   Read& read = *free;
   read = {.reason = reason, .first = page, .begun_ns = clock_.now_ns()};
+  read.gone = chunk->ages.Get(PageInChunk(page));
   read.pages = Claim(*chunk, page, neighbours + 1, read);
   if (read.pages == 0) return std::nullopt;  // it has changed
   DiskReadRequest request{.wanted = read.claimed[0].disk_object(),
@@ -142,10 +143,9 @@ void DiskReads::OnNothingMapped(Chunk& chunk, const Read& read) {
 
 void DiskReads::CountFault(Chunk& chunk, const Read& read) {
   int64_t now_ns = clock_.now_ns();
-  process_.counters.faults_total.fetch_add(1, std::memory_order_relaxed);
   process_.counters.disk_faults.fetch_add(1, std::memory_order_relaxed);
-  process_.fault_latency.Record(static_cast<uint64_t>(now_ns - read.begun_ns));
-  chunk.last_fault_ns.store(now_ns, std::memory_order_relaxed);
+  process_.CountFault(chunk, PageInChunk(read.first), read.claimed[0], read.gone, now_ns,
+                      now_ns - read.begun_ns);
 }
 
 size_t DiskReads::AbsentBehind(const Read& read) const {
@@ -178,6 +178,7 @@ size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& 
     PageEntry entry = read.claimed[index + i];
     PageEntry busy = entry.With(PageEntry::kRestoring);
     if (!chunk.Transition(start + index + i, busy, PageEntry())) continue;
+    chunk.ages.SetEpoch(start + index + i, process_.epoch.load(std::memory_order_relaxed));
     if (dropped) {
       process_.Retire(entry);
     } else {

@@ -64,6 +64,7 @@ class DiskReads {
     Address first = 0;
     size_t pages = 0;
     int64_t begun_ns = 0;
+    PageAges::Age gone;  // of the first
     std::array<PageEntry, kMaxPages> claimed{};
   };
 

@@ -20,12 +20,13 @@ constexpr int kEagerRounds = 16;
 // Rounds of a drain without any progress after which what cannot be filled is given up: nothing is
 // mapped there any more, or its unmapping would have been told (a millisecond each).
 constexpr int kDrainPatience = 2000;
-// Room is made when the program's memory cgroup takes fewer pages than this.
-constexpr int64_t kLittleRoomPages = 512;
 // Room for what nobody has asked for: more than what is made at once.
 constexpr int64_t kAmpleRoomPages = 8192;
 // How long a fault waits for room while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
+// The same at a resident limit, and for how long it is not waited for again then.
+constexpr int64_t kLimitPatienceNs = 300'000'000;
+constexpr int64_t kLimitPauseNs = 5'000'000'000;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
 constexpr size_t kDiskNeighbours = 7;
@@ -155,10 +156,10 @@ void FaultHandler::ApplyEvent(const uffd_msg& message) {
 void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
   Address page = PageStart(message.arg.pagefault.address);
   bool write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
+  Pending fault{page, write, read_ns, false};
   uint64_t served = process_->counters.faults_total.load(std::memory_order_relaxed);
-  if (Answer(page, write)) {
+  if (Answer(fault)) {
     if (process_->counters.faults_total.load(std::memory_order_relaxed) != served) {
-      process_->fault_latency.Record(static_cast<uint64_t>(clock_.now_ns() - read_ns));
       ReadAhead(page);
     }
     // Also while the page is on its way from the disk: its program sleeps on that CPU.
@@ -169,7 +170,8 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
     return;
   }
   if (pending_count_ < kMaxPending) {
-    pending_[pending_count_++] = {page, write};
+    fault.waited = true;
+    pending_[pending_count_++] = fault;
   } else {
     process_->uffd.Wake({page, page + kPageBytes});
   }
@@ -185,26 +187,40 @@ void FaultHandler::HandlePending() {
   size_t before = pending_count_;
   size_t kept = 0;
   for (size_t i = 0; i < before; ++i) {
-    if (!Answer(pending_[i].page, pending_[i].write)) pending_[kept++] = pending_[i];
+    if (!Answer(pending_[i])) pending_[kept++] = pending_[i];
   }
   pending_count_ = kept;
   fruitless_rounds_ = kept < before ? 0 : fruitless_rounds_ + 1;
 }
 
 bool FaultHandler::HaveRoom() {
-  if (process_->room_pages.load(std::memory_order_relaxed) > kLittleRoomPages ||
-      process_->RefreshRoom() > kLittleRoomPages) {
+  if (process_->room_pages.load(std::memory_order_relaxed) > Process::kLittleRoomPages ||
+      process_->RefreshRoom() > Process::kLittleRoomPages) {
     short_of_room_ns_ = 0;
     return true;
   }
   int64_t now_ns = clock_.now_ns();
+  bool is_limit = process_->limit_is_nearest.load(std::memory_order_relaxed);
+  // A limit that cannot be held is not worth a program's standing still.
+  if (is_limit && limit_given_up_ns_ != 0 && now_ns - limit_given_up_ns_ < kLimitPauseNs) {
+    return true;
+  }
   int64_t taken = process_->counters.taken_pages();
   if (short_of_room_ns_ == 0 || taken > taken_when_short_) {
     short_of_room_ns_ = now_ns;
     taken_when_short_ = taken;
   }
   observer_.OnRoomWanted();
-  return now_ns - short_of_room_ns_ > kRoomPatienceNs;
+  bool has_waited = now_ns - short_of_room_ns_ > (is_limit ? kLimitPatienceNs : kRoomPatienceNs);
+  if (has_waited && is_limit) limit_given_up_ns_ = now_ns;
+  return has_waited;
+}
+
+// A first touch that had to wait: for room, as a rule.
+void FaultHandler::CountWait(const Pending& fault) {
+  process_->counters.stall_ns.fetch_add(
+      static_cast<uint64_t>(clock_.now_ns() - fault.read_ns) + ProcessCounters::kWakeUpNs,
+      std::memory_order_relaxed);
 }
 
 bool FaultHandler::AwaitHugePage(PageEntry entry) {
@@ -221,9 +237,10 @@ bool FaultHandler::AwaitHugePage(PageEntry entry) {
   return now_ns - since_ns < kHugePatienceNs;
 }
 
-bool FaultHandler::Answer(Address page, bool write) {
+bool FaultHandler::Answer(const Pending& fault) {
+  Address page = fault.page;
   if (page == process_->token_page) return AnswerWithToken(page);
-  if (write && process_->staging.Contains(page)) {
+  if (fault.write && process_->staging.Contains(page)) {
     // Nobody writes there but the kernel, for a program that locks all its memory (mlockall). It
     // would fill the whole area; an error makes it pass on.
     return Settle(process_->uffd.Poison(page), page);
@@ -232,19 +249,24 @@ bool FaultHandler::Answer(Address page, bool write) {
   std::shared_ptr<Chunk> chunk = process_->table.Find(ChunkNumber(page));
   PageEntry entry = chunk == nullptr ? PageEntry() : chunk->Load(PageInChunk(page));
   PageState state = entry.state();
-  if (state == PageState::kResident) return AnswerWithZeros(page, write);
+  if (state == PageState::kResident) {
+    if (!AnswerWithZeros(page, fault.write)) return false;
+    if (fault.waited) CountWait(fault);
+    return true;
+  }
   if (AwaitHugePage(entry)) return false;
   if (state == PageState::kOnDisk) return AnswerFromDisk(page);
   if (state == PageState::kLost) {
     std::shared_ptr<Chunk> own = process_->OwnChunk(page);
     return own != nullptr && Settle(restorer_.Poison(*own, page), page);
   }
+  PageAges::Age gone = chunk->ages.Get(PageInChunk(page));
   size_t restored = 0;
   FillResult result = restorer_.RestoreRun(page, 1, &restored);
   process_->TakeRoom(restored);
   if (restored > 0) {
-    process_->counters.faults_total.fetch_add(1, std::memory_order_relaxed);
-    chunk->last_fault_ns.store(clock_.now_ns(), std::memory_order_relaxed);
+    int64_t now_ns = clock_.now_ns();
+    process_->CountFault(*chunk, PageInChunk(page), entry, gone, now_ns, now_ns - fault.read_ns);
   }
   // It was staged and has just been published, in the backing file: looked up afresh.
   if (restored == 0 && result == FillResult::kDone) return false;
@@ -408,8 +430,8 @@ void FaultHandler::DrainSlice() {
       return;
     }
   }
-  if (process_->room_pages.load(std::memory_order_relaxed) <= kLittleRoomPages &&
-      process_->RefreshRoom() <= kLittleRoomPages) {
+  if (process_->room_pages.load(std::memory_order_relaxed) <= Process::kLittleRoomPages &&
+      process_->RefreshRoom() <= Process::kLittleRoomPages) {
     fruitless_rounds_ = kEagerRounds;  // the program would be killed for it (FACTS 23)
     return;
   }

@@ -70,6 +70,8 @@ class FaultHandler {
   struct Pending {
     Address page;
     bool write;
+    int64_t read_ns;  // when its message was
+    bool waited;      // an attempt has failed
   };
   // More than this many threads of one program wait at once only in rare storms; those beyond are
   // woken to fault again.
@@ -85,8 +87,9 @@ class FaultHandler {
   void HandleFault(const uffd_msg& message, int64_t read_ns);
   void HandlePending();
   void SettleArrivals();
-  // One attempt at bringing `page` back; false if it has to be tried again.
-  bool Answer(Address page, bool write);
+  // One attempt at bringing a page back; false if it has to be tried again.
+  bool Answer(const Pending& fault);
+  void CountWait(const Pending& fault);
   bool AnswerFromDisk(Address page);
   bool AnswerWithZeros(Address page, bool write);
   void FillZerosAhead(Address page, bool write);
@@ -95,8 +98,9 @@ class FaultHandler {
   void EndQuarantine(Address first, size_t pages);
   bool AnswerWithToken(Address page);
   bool Settle(FillResult result, Address page);
-  // Whether the program's memory cgroup takes another page. Not while room is made, but for so long
-  // only: then whoever waits gets the page that an unmanaged program would have had.
+  // Whether the program's memory cgroup takes another page, and its resident limit allows one. Not
+  // while room is made, but for so long only: then whoever waits gets the page that an unmanaged
+  // program would have had.
   bool HaveRoom();
   // Whether `entry` is of a huge page that should come back whole, and still may.
   bool AwaitHugePage(PageEntry entry);
@@ -127,7 +131,8 @@ class FaultHandler {
   size_t pending_count_ = 0;
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room
   int64_t taken_when_short_ = 0;
-  int fruitless_rounds_ = 0;  // since a pending fault or a drain last got on
+  int64_t limit_given_up_ns_ = 0;  // when no page had gone out for too long; 0: never
+  int fruitless_rounds_ = 0;       // since a pending fault or a drain last got on
 
   std::vector<uint64_t> drain_chunks_;
   size_t drain_chunk_ = 0;

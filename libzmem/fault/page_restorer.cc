@@ -78,6 +78,7 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
     bool dropped = i == filled && result == FillResult::kPresent;
     if (i < filled) {
       Set(*chunk, start + i, busy, PageEntry());
+      chunk->ages.SetEpoch(start + i, process_.epoch.load(std::memory_order_relaxed));
       process_.RetireClean(first + i * kPageBytes, claimed_[i], buffer_page(i));
     } else if (dropped) {
       Set(*chunk, start + i, busy, PageEntry());

@@ -4,37 +4,68 @@
 
 namespace zmem {
 
-bool ColdScanner::Observe(uint64_t chunk_number, size_t present_pages, int64_t last_fault_ns,
-                          int64_t now_ns) {
-  auto [found, fresh] = ages_.try_emplace(chunk_number);
-  Age& age = found->second;
-  age.seen = true;
-  if (fresh || age.present_pages != present_pages) {
-    age.present_pages = present_pages;
-    age.changed_ns = now_ns;
+wire::PageSet ColdScanner::Observe(uint64_t chunk_number, const wire::PageSet& present,
+                                   Chunk* chunk, int64_t cold_age_ns, int64_t now_ns) {
+  auto [found, is_new] = chunks_.try_emplace(chunk_number);
+  Known& known = found->second;
+  known.seen = true;
+  wire::PageSet came = present.Without(known.present);
+  bool has_changed = is_new || !came.empty() || !known.present.Without(present).empty();
+  known.present = present;
+  if (chunk == nullptr) {
+    known.has_ages = false;
+    if (has_changed) known.changed_ns = now_ns;
+  } else if (!known.has_ages) {
+    known.has_ages = true;
+    if (is_new) known.changed_ns = now_ns;
+    Epoch since = epochs_.At(known.changed_ns);
+    for (size_t page = 0; page < kPagesPerChunk; ++page) chunk->ages.SetEpoch(page, since);
   }
-  if (present_pages == 0) return false;
-  int64_t quiet_ns = now_ns - std::max(age.changed_ns, last_fault_ns);
-  return quiet_ns >= cold_age_ns_ * int64_t{age.backoff};
+  if (chunk != nullptr) {
+    for (size_t page = came.Next(0, true); page < kPagesPerChunk;
+         page = came.Next(page + 1, true)) {
+      chunk->ages.SetEpoch(page, epochs_.now());
+    }
+  }
+  if (known.backoff > 1 && now_ns - known.hot_ns < cold_age_ns * int64_t{known.backoff}) return {};
+  if (chunk != nullptr) return ColdPages(present, *chunk, cold_age_ns, now_ns);
+  return now_ns - known.changed_ns >= cold_age_ns ? present : wire::PageSet{};
 }
 
-void ColdScanner::OnTaken(uint64_t chunk_number, size_t present_pages) {
-  ages_[chunk_number].present_pages = present_pages;
+wire::PageSet ColdScanner::ColdPages(const wire::PageSet& present, const Chunk& chunk,
+                                     int64_t cold_age_ns, int64_t now_ns) const {
+  wire::PageSet cold;
+  for (size_t page = present.Next(0, true); page < kPagesPerChunk;
+       page = present.Next(page + 1, true)) {
+    PageAges::Age age = chunk.ages.Get(page);
+    if (epochs_.AgeNs(age.epoch, now_ns) >> age.backoff >= cold_age_ns) cold.Add(page);
+  }
+  return cold;
+}
+
+void ColdScanner::OnTaken(uint64_t chunk_number, const wire::PageSet& pages) {
+  Known& known = chunks_[chunk_number];
+  known.present = known.present.Without(pages);
+}
+
+void ColdScanner::OnReturned(uint64_t chunk_number, const wire::PageSet& pages) {
+  Known& known = chunks_[chunk_number];
+  known.present = known.present.Or(pages);
 }
 
 void ColdScanner::OnHot(uint64_t chunk_number, int64_t now_ns) {
-  Age& age = ages_[chunk_number];
-  age.changed_ns = now_ns;
-  age.backoff = std::min(age.backoff * 2, kMaxBackoff);
+  Known& known = chunks_[chunk_number];
+  known.hot_ns = now_ns;
+  known.backoff = std::min(known.backoff * 2, kMaxBackoff);
 }
 
 void ColdScanner::OnCold(uint64_t chunk_number) {
-  Age& age = ages_[chunk_number];
-  age.backoff = std::max(age.backoff / 2, 1u);
+  Known& known = chunks_[chunk_number];
+  known.backoff = std::max(known.backoff / 2, 1u);
 }
 
 void ColdScanner::ForgetUnseen() {
-  absl::erase_if(ages_, [](auto& entry) {
+  absl::erase_if(chunks_, [](auto& entry) {
     bool forget = !entry.second.seen;
     entry.second.seen = false;
     return forget;

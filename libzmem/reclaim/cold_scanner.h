@@ -1,7 +1,9 @@
-// Which chunks are cold: those whose population of present pages has not changed, and to which no
-// page had to be brought back, for the cold age. The kernel tells no reads here, so a chunk that is
-// only read looks cold until its pages are taken on probation; one that proves hot then is left
-// alone for twice as long, up to kMaxBackoff times the cold age.
+// Which pages are cold: those that have neither come nor gone, nor been wanted back, for the cold
+// age. The kernel shows no reads here, so a page that is only read looks cold until it is taken on
+// probation; what proves hot then is left alone for longer and longer: single pages by
+// store/page_ages.h, chunks of which too much was wanted back by what is kept here.
+// Of chunks that are not in the table yet, of which nothing was ever taken, only the whole has an
+// age, since its population changed.
 // Not thread-safe; makes no system call.
 #pragma once
 
@@ -9,6 +11,9 @@
 #include <cstdint>
 
 #include "absl/container/flat_hash_map.h"
+#include "libzmem/reclaim/epoch_clock.h"
+#include "libzmem/store/page_table.h"
+#include "libzmem/wire/messages.h"
 
 namespace zmem {
 
@@ -16,30 +21,38 @@ class ColdScanner {
  public:
   static constexpr uint32_t kMaxBackoff = 16;
 
-  explicit ColdScanner(int64_t cold_age_ns) : cold_age_ns_(cold_age_ns) {}
+  explicit ColdScanner(const EpochClock& epochs) : epochs_(epochs) {}
 
-  // Notes what a scan saw of a chunk; `last_fault_ns` 0: none ever. Returns whether it is cold.
-  bool Observe(uint64_t chunk_number, size_t present_pages, int64_t last_fault_ns, int64_t now_ns);
-  // The population after pages of the chunk were taken: no change of the program's.
-  void OnTaken(uint64_t chunk_number, size_t present_pages);
-  // What probation showed of the chunk.
+  // Notes which pages a look found present. `chunk` is null for one that is not in the table.
+  // Returns those that are cold.
+  wire::PageSet Observe(uint64_t chunk_number, const wire::PageSet& present, Chunk* chunk,
+                        int64_t cold_age_ns, int64_t now_ns);
+  // Pages that we have taken, or put back: no change of the program's.
+  void OnTaken(uint64_t chunk_number, const wire::PageSet& pages);
+  void OnReturned(uint64_t chunk_number, const wire::PageSet& pages);
+  // What probation showed of the chunk: more than should be wanted back, or nothing.
   void OnHot(uint64_t chunk_number, int64_t now_ns);
   void OnCold(uint64_t chunk_number);
   // Forgets the chunks that were not observed since the last call.
   void ForgetUnseen();
 
-  size_t size() const { return ages_.size(); }
+  size_t size() const { return chunks_.size(); }
 
  private:
-  struct Age {
-    size_t present_pages = 0;
-    int64_t changed_ns = 0;
+  struct Known {
+    wire::PageSet present;
+    int64_t changed_ns = 0;  // when its population did last, before it was in the table
+    int64_t hot_ns = 0;
     uint32_t backoff = 1;
+    bool has_ages = false;  // of single pages
     bool seen = false;
   };
 
-  const int64_t cold_age_ns_;
-  absl::flat_hash_map<uint64_t, Age> ages_;
+  wire::PageSet ColdPages(const wire::PageSet& present, const Chunk& chunk, int64_t cold_age_ns,
+                          int64_t now_ns) const;
+
+  const EpochClock& epochs_;
+  absl::flat_hash_map<uint64_t, Known> chunks_;
 };
 
 }  // namespace zmem

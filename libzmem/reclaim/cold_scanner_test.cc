@@ -2,94 +2,125 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
+#include "libzmem/testing/stored_pages.h"
+
 namespace zmem {
 namespace {
 
 constexpr int64_t kAge = 1000;
 constexpr uint64_t kChunk = 42;
-constexpr int64_t kNever = 0;
 
-TEST(ColdScanner, AChunkIsColdAfterTheColdAgeAndNotBefore) {
-  ColdScanner scanner(kAge);
-  EXPECT_FALSE(scanner.Observe(kChunk, 10, kNever, 5000));
-  EXPECT_FALSE(scanner.Observe(kChunk, 10, kNever, 5000 + kAge - 1));
-  EXPECT_TRUE(scanner.Observe(kChunk, 10, kNever, 5000 + kAge));
+wire::PageSet Pages(size_t first, size_t end) {
+  wire::PageSet pages;
+  pages.AddRange(first, end);
+  return pages;
 }
 
-TEST(ColdScanner, AChangedPopulationStartsTheAgeAgain) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(kChunk, 10, kNever, 0);
-  EXPECT_FALSE(scanner.Observe(kChunk, 11, kNever, kAge));
-  EXPECT_FALSE(scanner.Observe(kChunk, 11, kNever, 2 * kAge - 1));
-  EXPECT_TRUE(scanner.Observe(kChunk, 11, kNever, 2 * kAge));
+class ColdScannerTest : public testing::Test {
+ protected:
+  // Scans at `now_ns`, in an epoch of its own. Returns how many pages are cold.
+  size_t Observe(const wire::PageSet& present, Chunk* chunk, int64_t now_ns) {
+    epochs_.Advance(now_ns);
+    return scanner_.Observe(kChunk, present, chunk, kAge, now_ns).count();
+  }
+
+  EpochClock epochs_{0};
+  ColdScanner scanner_{epochs_};
+  TestStore store_{TestStore::Options()};
+  Chunk chunk_{*store_.arena, store_.arena->Allocate()};
+};
+
+// Chunks that are not in the table.
+
+TEST_F(ColdScannerTest, AChunkIsColdAfterTheColdAgeAndNotBefore) {
+  EXPECT_EQ(Observe(Pages(0, 10), nullptr, 5000), 0u);
+  EXPECT_EQ(Observe(Pages(0, 10), nullptr, 5000 + kAge - 1), 0u);
+  EXPECT_EQ(Observe(Pages(0, 10), nullptr, 5000 + kAge), 10u);
 }
 
-TEST(ColdScanner, APageBroughtBackStartsTheAgeAgain) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(kChunk, 10, kNever, 0);
-  EXPECT_FALSE(scanner.Observe(kChunk, 10, kAge - 1, kAge));
-  EXPECT_TRUE(scanner.Observe(kChunk, 10, kAge - 1, 2 * kAge - 1));
+TEST_F(ColdScannerTest, AChangedPopulationStartsTheAgeAgain) {
+  Observe(Pages(0, 10), nullptr, 1);
+  EXPECT_EQ(Observe(Pages(0, 11), nullptr, 1 + kAge), 0u);
+  EXPECT_EQ(Observe(Pages(0, 11), nullptr, 2 * kAge), 0u);
+  EXPECT_EQ(Observe(Pages(0, 11), nullptr, 1 + 2 * kAge), 11u);
+  EXPECT_EQ(Observe(Pages(1, 11), nullptr, 2 + 2 * kAge), 0u) << "one went";
 }
 
-TEST(ColdScanner, AnEmptyChunkIsNeverCold) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(kChunk, 0, kNever, 0);
-  EXPECT_FALSE(scanner.Observe(kChunk, 0, kNever, 100 * kAge));
+TEST_F(ColdScannerTest, WhatZmemTookIsNoChangeOfTheProgram) {
+  Observe(Pages(0, 10), nullptr, 1);
+  scanner_.OnTaken(kChunk, Pages(0, 6));
+  EXPECT_EQ(Observe(Pages(6, 10), nullptr, 1 + kAge), 4u);
+  scanner_.OnReturned(kChunk, Pages(0, 3));
+  wire::PageSet present = Pages(6, 10).Or(Pages(0, 3));
+  EXPECT_EQ(Observe(present, nullptr, 2 + kAge), 7u);
 }
 
-TEST(ColdScanner, WhatZmemTookIsNoChangeOfTheProgram) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(kChunk, 10, kNever, 0);
-  scanner.OnTaken(kChunk, 4);
-  EXPECT_TRUE(scanner.Observe(kChunk, 4, kNever, kAge));
+// Chunks in the table.
+
+TEST_F(ColdScannerTest, AChunkBringsItsAgeWithIt) {
+  Observe(Pages(0, 10), nullptr, 1);
+  EXPECT_EQ(Observe(Pages(0, 10), &chunk_, kAge), 0u);
+  EXPECT_EQ(Observe(Pages(0, 10), &chunk_, kAge + 1), 10u);
 }
 
-TEST(ColdScanner, AHotChunkIsLeftAloneTwiceAsLongUpToTheLimit) {
-  ColdScanner scanner(kAge);
-  int64_t now = 0;
-  scanner.Observe(kChunk, 10, kNever, now);
+TEST_F(ColdScannerTest, PagesAgeApart) {
+  Observe(Pages(0, 10), &chunk_, 1);
+  Observe(Pages(0, 20), &chunk_, kAge / 2);
+  EXPECT_EQ(Observe(Pages(0, 20), &chunk_, 1 + kAge), 10u);
+  EXPECT_EQ(Observe(Pages(0, 20), &chunk_, kAge / 2 + kAge), 20u);
+}
+
+TEST_F(ColdScannerTest, APageThatWasWantedBackSoonWaitsTwiceAsLong) {
+  Observe(Pages(0, 10), &chunk_, 1);
+  constexpr unsigned kResidence = 4;
+  int64_t now_ns = 1;
+  for (int64_t factor : {2, 4, 8}) {
+    chunk_.ages.SetEpoch(3, epochs_.now());  // it goes out
+    chunk_.ages.OnWanted(3, chunk_.ages.Get(3), epochs_.now(), kResidence);
+    Observe(Pages(0, 10), &chunk_, now_ns + factor * kAge - 1);
+    EXPECT_EQ(Observe(Pages(3, 4), &chunk_, now_ns + factor * kAge - 1), 0u) << factor;
+    EXPECT_EQ(Observe(Pages(3, 4), &chunk_, now_ns + factor * kAge), 1u) << factor;
+    now_ns += factor * kAge;
+  }
+}
+
+TEST_F(ColdScannerTest, AHotChunkIsLeftAloneTwiceAsLongUpToTheLimit) {
+  int64_t now_ns = 1;
+  Observe(Pages(0, 10), nullptr, now_ns);
   for (int64_t factor : {2, 4, 8, 16, 16, 16}) {
-    scanner.OnHot(kChunk, now);
-    EXPECT_FALSE(scanner.Observe(kChunk, 10, kNever, now + factor * kAge - 1)) << factor;
-    now += factor * kAge;
-    EXPECT_TRUE(scanner.Observe(kChunk, 10, kNever, now)) << factor;
+    scanner_.OnHot(kChunk, now_ns);
+    EXPECT_EQ(Observe(Pages(0, 10), nullptr, now_ns + factor * kAge - 1), 0u) << factor;
+    now_ns += factor * kAge;
+    EXPECT_EQ(Observe(Pages(0, 10), nullptr, now_ns), 10u) << factor;
   }
   EXPECT_EQ(ColdScanner::kMaxBackoff, 16u);
 }
 
-TEST(ColdScanner, AColdProbationHalvesTheWaitDownToTheColdAge) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(kChunk, 10, kNever, 0);
-  scanner.OnHot(kChunk, 0);
-  scanner.OnHot(kChunk, 0);  // four times the age
-  scanner.OnCold(kChunk);
-  EXPECT_FALSE(scanner.Observe(kChunk, 10, kNever, 2 * kAge - 1));
-  EXPECT_TRUE(scanner.Observe(kChunk, 10, kNever, 2 * kAge));
-  scanner.OnCold(kChunk);
-  scanner.OnCold(kChunk);
-  EXPECT_FALSE(scanner.Observe(kChunk, 10, kNever, kAge - 1));
-  EXPECT_TRUE(scanner.Observe(kChunk, 10, kNever, kAge));
+TEST_F(ColdScannerTest, AColdProbationHalvesTheWaitDownToTheColdAge) {
+  Observe(Pages(0, 10), nullptr, 1);
+  scanner_.OnHot(kChunk, 1);
+  scanner_.OnHot(kChunk, 1);  // four times the age
+  scanner_.OnCold(kChunk);
+  EXPECT_EQ(Observe(Pages(0, 10), nullptr, 2 * kAge), 0u);
+  EXPECT_EQ(Observe(Pages(0, 10), nullptr, 1 + 2 * kAge), 10u);
+  scanner_.OnCold(kChunk);
+  scanner_.OnCold(kChunk);
+  scanner_.OnHot(kChunk, 10 * kAge);
+  EXPECT_EQ(Observe(Pages(0, 10), nullptr, 12 * kAge), 10u) << "twice the age, not eight times";
 }
 
-TEST(ColdScanner, ChunksAgeApart) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(1, 10, kNever, 0);
-  scanner.Observe(2, 10, kNever, kAge / 2);
-  EXPECT_TRUE(scanner.Observe(1, 10, kNever, kAge));
-  EXPECT_FALSE(scanner.Observe(2, 10, kNever, kAge));
-}
-
-TEST(ColdScanner, ForgetsWhatWasNotSeenInAWholeScan) {
-  ColdScanner scanner(kAge);
-  scanner.Observe(1, 10, kNever, 0);
-  scanner.Observe(2, 10, kNever, 0);
-  scanner.ForgetUnseen();
-  EXPECT_EQ(scanner.size(), 2u);
-  scanner.Observe(2, 10, kNever, 1);
-  scanner.ForgetUnseen();
-  EXPECT_EQ(scanner.size(), 1u);
-  scanner.ForgetUnseen();
-  EXPECT_EQ(scanner.size(), 0u);
+TEST_F(ColdScannerTest, ForgetsWhatWasNotSeenInAWholeScan) {
+  scanner_.Observe(1, Pages(0, 1), nullptr, kAge, 1);
+  scanner_.Observe(2, Pages(0, 1), nullptr, kAge, 1);
+  scanner_.ForgetUnseen();
+  EXPECT_EQ(scanner_.size(), 2u);
+  scanner_.Observe(2, Pages(0, 1), nullptr, kAge, 2);
+  scanner_.ForgetUnseen();
+  EXPECT_EQ(scanner_.size(), 1u);
+  scanner_.ForgetUnseen();
+  EXPECT_EQ(scanner_.size(), 0u);
 }
 
 }  // namespace

@@ -17,11 +17,26 @@ uint32_t SlotOf(size_t slab, size_t page) {
 
 // A chunk is hot if more than this share of the pages taken was wanted back on probation: below it
 // the rest is worth taking.
-constexpr size_t kHotDivisor = 8;
-constexpr size_t kHotAtLeast = 4;
+constexpr size_t HotPages(size_t taken) {
+  constexpr size_t kHotDivisor = 8;
+  constexpr size_t kHotAtLeast = 2;
+  return std::max(taken / kHotDivisor, kHotAtLeast);
+}
 
-// Chunks surveyed in one go: bounds the memory of a survey's bit sets.
-constexpr uint64_t kSurveyChunks = 512;
+// `count` of the pages, evenly spread over them.
+wire::PageSet SampleOf(const wire::PageSet& pages, size_t count) {
+  wire::PageSet sample;
+  size_t in_all = pages.count();
+  size_t index = 0;
+  size_t picked = 0;
+  for (size_t page = pages.Next(0, true); page < kPagesPerChunk && picked < count;
+       page = pages.Next(page + 1, true), ++index) {
+    if (index * count < picked * in_all) continue;
+    sample.Add(page);
+    ++picked;
+  }
+  return sample;
+}
 
 }  // namespace
 
@@ -31,61 +46,37 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       clock_(clock),
       options_(options),
       isolator_(process, agent, clock),
-      scanner_(process.policy().cold_age_ns),
+      surveyor_(process, isolator_),
+      epochs_(clock.now_ns()),
+      scanner_(epochs_),
+      budget_(clock.now_ns()),
       read_buffer_(kReadPages * kPageBytes),
       next_scan_ns_(clock.now_ns() + process.policy().scan_interval_ns) {}
 
 int64_t Reclaimer::next_tick_ns() const {
   bool on_probation =
       std::any_of(slabs_.begin(), slabs_.end(), [](const Slab& s) { return s.used; });
-  if (!on_probation && cold_chunks_.empty()) return next_scan_ns_;
-  return std::min(next_scan_ns_, clock_.now_ns() + kProbationTickNs);
+  int64_t next_ns = next_scan_ns_;
+  if (process_.limit_bytes.load(std::memory_order_relaxed) != 0) {
+    next_ns = std::min(next_ns, next_limit_ns_);
+  }
+  if (!on_probation && cold_chunks_.empty()) return next_ns;
+  return std::min(next_ns, clock_.now_ns() + kProbationTickNs);
 }
 
 absl::Status Reclaimer::Tick() {
   if (absl::Status status = SettleForFork(); !status.ok()) return status;
   int64_t now_ns = clock_.now_ns();
   if (absl::Status status = ReturnHugePages(now_ns); !status.ok()) return status;
+  UpdateStallBudget(now_ns);
   if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
+  if (absl::Status status = HoldLimit(now_ns); !status.ok()) return status;
+  if (absl::Status status = TakeWanted(); !status.ok()) return status;
   if (now_ns >= next_scan_ns_) {
     next_scan_ns_ = now_ns + process_.policy().scan_interval_ns;
     if (absl::Status status = Scan(now_ns); !status.ok()) return status;
   }
   return IsolateColdChunks(now_ns);
-}
-
-absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
-  std::vector<AddressRange> excluded{
-      process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
-  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
-  if (!map.ok()) return absl::UnavailableError("the program is gone");
-
-  Survey survey;
-  survey.map = *std::move(map);
-  std::vector<wire::PageSet> sets;
-  for (AddressRange range : survey.map.eligible()) {
-    for (Address at = range.start; at < range.end;) {
-      uint64_t first = ChunkNumber(at);
-      AddressRange part{at, std::min(range.end, (first + kSurveyChunks) << kChunkShift)};
-      uint64_t chunks = ChunkNumber(part.end - 1) - first + 1;
-      sets.assign(chunks, wire::PageSet{});
-      if (process_.pagemap.ScanPresent(part, first, sets) != 0) {
-        return absl::UnavailableError("the program is gone");
-      }
-      for (uint64_t i = 0; i < chunks; ++i) {
-        if (sets[i].empty()) continue;
-        if (!survey.chunks.empty() && survey.chunks.back().chunk_number == first + i) {
-          // Another mapping in the same chunk.
-          wire::PageSet& present = survey.chunks.back().present;
-          present = present.Or(sets[i]);
-        } else {
-          survey.chunks.push_back({first + i, sets[i]});
-        }
-      }
-      at = part.end;
-    }
-  }
-  return survey;
 }
 
 absl::StatusOr<Reclaimer::NeededPages> Reclaimer::ThreadPages(uint64_t chunk_number) const {
@@ -107,99 +98,135 @@ absl::StatusOr<Reclaimer::NeededPages> Reclaimer::ThreadPages(uint64_t chunk_num
   return needed;
 }
 
-bool Reclaimer::FullyRegistered(const Candidate& candidate) {
-  GateLock lock(process_.gate);
-  wire::PageSet registered = process_.table.Registered(candidate.chunk_number);
-  return candidate.present.Without(registered).empty();
-}
-
-void Reclaimer::UnregisterHot(const Survey& survey) {
-  for (AddressRange mapping : survey.map.mappings()) {
-    auto cold = std::partition_point(cold_chunks_.begin(), cold_chunks_.end(),
-                                     [mapping](const Candidate& candidate) {
-                                       return candidate.chunk_number < ChunkNumber(mapping.start);
-                                     });
-    bool wanted = cold != cold_chunks_.end() && cold->chunk_number <= ChunkNumber(mapping.end - 1);
-    if (!wanted) isolator_.Unregister(mapping);
-  }
-  isolator_.ForgetUnused();
-}
-
-void Reclaimer::RegisterChunk(uint64_t chunk_number, const AddressMap& map) {
-  if (map.registered().size() >= kMaxRegisteredMappings) return;
-  Address start = chunk_number << kChunkShift;
-  AddressRange whole{start, start + kChunkBytes};
-  auto first_ending_after = [](const std::vector<AddressRange>& ranges, Address address) {
-    return std::partition_point(ranges.begin(), ranges.end(),
-                                [address](AddressRange range) { return range.end <= address; });
-  };
-  for (auto at = first_ending_after(map.eligible(), start);
-       at != map.eligible().end() && at->start < whole.end; ++at) {
-    AddressRange part = at->Intersect(whole);
-    isolator_.Register(part, *first_ending_after(map.mappings(), part.start));
-  }
-}
-
 absl::Status Reclaimer::Scan(int64_t now_ns) {
   process_.FindCgroup();  // a process can be moved, and limits can change
-  absl::StatusOr<Survey> survey = Look();
-  if (!survey.ok()) return survey.status();
+  Policy policy = process_.policy();
   pool_full_ = false;
   cold_chunks_.clear();
+  if (policy.mode == ReclaimMode::kLimitOnly && policy.limit_bytes == 0) return absl::OkStatus();
+  absl::StatusOr<Survey> survey = surveyor_.Look();
+  if (!survey.ok()) return survey.status();
+  BeginEpoch(now_ns);
+  is_idle_ = IsIdle(now_ns);
+  bool is_proactive = policy.mode == ReclaimMode::kProactive;
+  size_t cold_pages = 0;
   std::vector<uint64_t> to_register;
   for (const Candidate& candidate : survey->chunks) {
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-    int64_t last_fault_ns =
-        chunk == nullptr ? 0 : chunk->last_fault_ns.load(std::memory_order_relaxed);
-    bool cold =
-        scanner_.Observe(candidate.chunk_number, candidate.present.count(), last_fault_ns, now_ns);
-    if (!cold) continue;
-    if (FullyRegistered(candidate)) {
-      cold_chunks_.push_back(candidate);
+    Candidate cold{candidate.chunk_number,
+                   scanner_.Observe(candidate.chunk_number, candidate.pages, chunk.get(),
+                                    policy.cold_age_ns, now_ns)};
+    size_t pages = cold.pages.count();
+    cold_pages += pages;
+    if (!is_proactive || pages == 0) continue;
+    if (pages < kWorthTaking && pages < candidate.pages.count()) continue;
+    if (surveyor_.IsRegistered(candidate)) {
+      cold_chunks_.push_back(cold);
     } else {
       to_register.push_back(candidate.chunk_number);
     }
   }
-  UnregisterHot(*survey);
+  process_.counters.cold_pages.store(cold_pages, std::memory_order_relaxed);
+  // A program at its limit needs its mappings registered, so that it can be slowed down there.
+  bool is_near_limit =
+      policy.limit_bytes != 0 &&
+      process_.RefreshRoom() < static_cast<int64_t>(policy.limit_bytes / kPageBytes / 4);
+  if (!is_near_limit) surveyor_.UnregisterHot(survey->map, cold_chunks_);
   // Their pages are for the next scan.
-  for (uint64_t chunk_number : to_register) RegisterChunk(chunk_number, survey->map);
+  for (uint64_t chunk_number : to_register) surveyor_.Register(chunk_number, survey->map);
   scanner_.ForgetUnseen();
   return absl::OkStatus();
+}
+
+void Reclaimer::BeginEpoch(int64_t now_ns) {
+  epochs_.Advance(now_ns);
+  process_.epoch.store(epochs_.now(), std::memory_order_relaxed);
+  if (!epochs_.IsExpiryDue()) return;
+  for (uint64_t number : process_.table.Numbers()) {
+    std::shared_ptr<Chunk> chunk = process_.table.Find(number);
+    for (size_t page = 0; chunk != nullptr && page < kPagesPerChunk; ++page) {
+      Epoch epoch = chunk->ages.Get(page).epoch;
+      if (EpochsBetween(epoch, epochs_.now()) > EpochClock::kExpiryEpochs) {
+        chunk->ages.SetEpoch(page, 0);
+      }
+    }
+  }
+}
+
+bool Reclaimer::IsIdle(int64_t now_ns) {
+  std::optional<int64_t> cpu_ns = process_.stat.cpu_ns();
+  bool is_idle = cpu_ns && cpu_looked_ns_ != 0 &&
+                 (*cpu_ns - cpu_ns_) * 100 <= (now_ns - cpu_looked_ns_) * kIdlePercent;
+  cpu_ns_ = cpu_ns.value_or(0);
+  cpu_looked_ns_ = cpu_ns ? now_ns : 0;
+  return is_idle;
 }
 
 absl::Status Reclaimer::IsolateColdChunks(int64_t now_ns) {
   while (!cold_chunks_.empty() && !pool_full_ && !Interrupted()) {
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
     size_t slab = TakeSlab();
-    if (slab == kNoSlab) return absl::OkStatus();
+    if (slab == kNoSlab || !budget_.Allows(now_ns)) return absl::OkStatus();
     Candidate candidate = cold_chunks_.back();
     cold_chunks_.pop_back();
-    LookAgain(candidate, kLookAgainAges * process_.policy().cold_age_ns);
-    wire::PageSet wanted = Compressible(candidate);
-    NoteHuge(slab, candidate.chunk_number, wanted);
-    absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, wanted, slab);
-    if (!moved.ok()) return moved.status();
-    if (moved->count() < kPagesPerChunk) process_.huge_slabs[slab].whole.store(false);
-    size_t left = candidate.present.count() - moved->count();
-    scanner_.OnTaken(candidate.chunk_number, left);
-    if (moved->empty()) {
-      scanner_.OnHot(candidate.chunk_number, now_ns);  // not now: ask less often
-      continue;
-    }
-    slabs_[slab] = {true, candidate.chunk_number, *moved, now_ns, left};
-    if (!Forking(now_ns)) continue;
-    if (absl::Status status = StoreSlab(slab, &pool_full_); !status.ok()) return status;
+    if (absl::Status status = TakeOnProbation(candidate, slab, now_ns); !status.ok()) return status;
   }
   cold_chunks_.clear();
   return absl::OkStatus();
+}
+
+absl::Status Reclaimer::TakeOnProbation(const Candidate& candidate, size_t slab, int64_t now_ns) {
+  LookAgain(candidate, kLookAgainAges * process_.policy().cold_age_ns);
+  uint64_t number = candidate.chunk_number;
+  wire::PageSet wanted = Compressible(candidate);
+  wire::PageSet rest;
+  bool is_huge = NoteHuge(slab, number, wanted);
+  bool is_sampled = !is_idle_ && !is_huge && !Forking(now_ns) && wanted.count() >= kSampledPages;
+  if (is_sampled) {
+    wire::PageSet sample = SampleOf(wanted, kSamplePages);
+    rest = wanted.Without(sample);
+    wanted = sample;
+  }
+  absl::StatusOr<wire::PageSet> moved = Take(number, wanted, slab);
+  if (!moved.ok()) return moved.status();
+  if (moved->count() < kPagesPerChunk) process_.huge_slabs[slab].whole.store(false);
+  if (moved->empty()) {
+    scanner_.OnHot(number, now_ns);  // not now: ask less often
+    return absl::OkStatus();
+  }
+  budget_.Spend(moved->count());
+  NoteTaken(number, *moved);
+  slabs_[slab] = {true, number, *moved, rest, now_ns};
+  return Forking(now_ns) ? StoreSlab(slab, &pool_full_) : absl::OkStatus();
+}
+
+absl::Status Reclaimer::TakeRest(size_t slab, int64_t now_ns) {
+  Slab& record = slabs_[slab];
+  absl::StatusOr<wire::PageSet> moved = Take(record.chunk_number, record.rest, slab);
+  if (!moved.ok()) return moved.status();
+  budget_.Spend(moved->count());
+  NoteTaken(record.chunk_number, *moved);
+  record.pages = record.pages.Or(*moved);
+  record.rest = {};
+  record.staged_ns = now_ns;
+  return absl::OkStatus();
+}
+
+void Reclaimer::NoteTaken(uint64_t chunk_number, const wire::PageSet& pages) {
+  scanner_.OnTaken(chunk_number, pages);
+  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
+  for (size_t page = pages.Next(0, true); chunk != nullptr && page < kPagesPerChunk;
+       page = pages.Next(page + 1, true)) {
+    chunk->ages.SetEpoch(page, epochs_.now());
+  }
 }
 
 wire::PageSet Reclaimer::Compressible(const Candidate& candidate) const {
   wire::PageSet pages;
   std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
   if (chunk == nullptr) return pages;
-  for (size_t page = candidate.present.Next(0, true); page < kPagesPerChunk;
-       page = candidate.present.Next(page + 1, true)) {
+  for (size_t page = candidate.pages.Next(0, true); page < kPagesPerChunk;
+       page = candidate.pages.Next(page + 1, true)) {
     if (!chunk->Load(page).Has(PageEntry::kIncompressible)) pages.Add(page);
   }
   return pages;
@@ -215,8 +242,8 @@ void Reclaimer::LookAgain(const Candidate& candidate, int64_t age_ns) {
   wire::PageSet changed;
   Address start = candidate.chunk_number << kChunkShift;
   std::span<std::byte, kPageBytes> bytes(read_buffer_.data(), kPageBytes);
-  for (size_t page = candidate.present.Next(0, true); page < kPagesPerChunk;
-       page = candidate.present.Next(page + 1, true)) {
+  for (size_t page = candidate.pages.Next(0, true); page < kPagesPerChunk;
+       page = candidate.pages.Next(page + 1, true)) {
     // As it is in the program, without taking it.
     if (chunk->Load(page).Has(PageEntry::kIncompressible) &&
         process_.memory.Read(start + page * kPageBytes, bytes.data(), kPageBytes) &&
@@ -308,11 +335,12 @@ absl::Status Reclaimer::SettleForFork() {
   return status;
 }
 
-void Reclaimer::NoteHuge(size_t slab, uint64_t chunk_number, const wire::PageSet& wanted) {
+bool Reclaimer::NoteHuge(size_t slab, uint64_t chunk_number, const wire::PageSet& wanted) {
   Process::HugeSlab& huge = process_.huge_slabs[slab];
   huge.wanted_ns.store(0, std::memory_order_relaxed);
   bool whole = wanted.count() == kPagesPerChunk && process_.pagemap.IsHuge(chunk_number);
   huge.whole.store(whole, std::memory_order_release);
+  return whole;
 }
 
 absl::Status Reclaimer::ReturnHugePages(int64_t now_ns) {
@@ -351,12 +379,17 @@ absl::Status Reclaimer::SettleProbations(int64_t now_ns) {
     size_t staged = chunk == nullptr ? 0 : StillStaged(*chunk, slab).count();
     size_t wanted_back = taken - staged;
     absl::Status status;
-    if (chunk != nullptr && wanted_back > std::max(taken / kHotDivisor, kHotAtLeast)) {
+    if (chunk != nullptr && wanted_back > HotPages(taken)) {
       scanner_.OnHot(chunk_number, now_ns);
       status = ReturnSlab(slab);
     } else if (Forking(now_ns) || now_ns - slabs_[slab].staged_ns >= options_.probation_ns) {
       if (wanted_back == 0) scanner_.OnCold(chunk_number);
-      status = StoreSlab(slab, &pool_full_);
+      bool is_sample = !slabs_[slab].rest.empty() && !pool_full_;
+      if (is_sample && !Forking(now_ns) && !Interrupted()) {
+        if (budget_.Allows(now_ns)) status = TakeRest(slab, now_ns);
+      } else {
+        status = StoreSlab(slab, &pool_full_);
+      }
     }
     if (!status.ok()) return status;
   }
@@ -369,7 +402,9 @@ absl::Status Reclaimer::ReturnSlab(size_t slab) {
       isolator_.Return(record.chunk_number, record.pages, slab, 0);
   if (!returned.ok()) return returned.status();
   record.pages = record.pages.Without(*returned);
-  scanner_.OnTaken(record.chunk_number, record.present_after + returned->count());
+  record.rest = {};
+  record.returned_pages += returned->count();
+  scanner_.OnReturned(record.chunk_number, *returned);
   return FreeSlab(slab);
 }
 
@@ -460,13 +495,13 @@ absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
         isolator_.Return(record.chunk_number, *refused, slab, flags);
     if (!returned.ok()) return returned.status();
     record.pages = record.pages.Without(*returned);
-    record.present_after += returned->count();
+    record.returned_pages += returned->count();
+    scanner_.OnReturned(record.chunk_number, *returned);
   }
   if (chunk != nullptr) chunk->stored_ns.store(clock_.now_ns(), std::memory_order_relaxed);
   if (chunk != nullptr && !incompressible.empty()) {
     chunk->incompressible_ns.store(clock_.now_ns(), std::memory_order_relaxed);
   }
-  scanner_.OnTaken(record.chunk_number, record.present_after);
   return FreeSlab(slab);
 }
 
@@ -480,6 +515,7 @@ absl::Status Reclaimer::FreeSlab(size_t slab) {
   if (!staged.empty()) {
     // Neither stored nor taken back (the program was changing its layout): another probation.
     record.pages = staged;
+    record.rest = {};
     record.staged_ns = clock_.now_ns();
     return absl::OkStatus();
   }
@@ -497,26 +533,16 @@ absl::Status Reclaimer::StoreStaged(bool* pool_full) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Reclaimer::Survey> Reclaimer::LookRegistered() {
-  absl::StatusOr<Survey> survey = Look();
-  if (!survey.ok()) return survey;
-  for (const Candidate& candidate : survey->chunks) {
-    if (!FullyRegistered(candidate)) RegisterChunk(candidate.chunk_number, survey->map);
-  }
-  // Again: only mappings that were registered before the map is read are known to be those judged.
-  return Look();
-}
-
 absl::StatusOr<size_t> Reclaimer::EvictChunk(const Candidate& candidate, bool* pool_full) {
   size_t slab = TakeSlab();
   if (slab == kNoSlab) return kNoSlab;
-  absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.present, slab);
+  absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.pages, slab);
   if (!moved.ok()) return moved.status();
   if (moved->empty()) return 0;
-  size_t present = candidate.present.count();
-  slabs_[slab] = {true, candidate.chunk_number, *moved, clock_.now_ns(), present - moved->count()};
+  NoteTaken(candidate.chunk_number, *moved);
+  slabs_[slab] = {true, candidate.chunk_number, *moved, {}, clock_.now_ns()};
   if (absl::Status status = StoreSlab(slab, pool_full); !status.ok()) return status;
-  return present - std::min(present, slabs_[slab].present_after);
+  return moved->count() - std::min(moved->count(), slabs_[slab].returned_pages);
 }
 
 absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<bool>& cancel,
@@ -524,11 +550,11 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   EvictResult result;
   // What is on probation goes first.
   if (absl::Status status = StoreStaged(&result.pool_full); !status.ok()) return status;
-  absl::StatusOr<Survey> survey = LookRegistered();
+  absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
   if (!survey.ok()) return survey.status();
   uint64_t total = 0;
   uint64_t done = 0;
-  for (const Candidate& candidate : survey->chunks) total += candidate.present.count();
+  for (const Candidate& candidate : survey->chunks) total += candidate.pages.count();
   for (const Candidate& candidate : survey->chunks) {
     if (cancel.load(std::memory_order_acquire) || Interrupted() || result.pool_full) break;
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
@@ -536,7 +562,7 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
     if (!evicted.ok()) return evicted.status();
     if (*evicted == kNoSlab) break;
     result.evicted_pages += *evicted;
-    done += candidate.present.count();
+    done += candidate.pages.count();
     if (progress != nullptr) progress(done, total);
   }
   result.skipped_pages = total - std::min(total, result.evicted_pages);
@@ -553,32 +579,106 @@ absl::Status Reclaimer::MakeRoom() {
   return status;
 }
 
+int64_t Reclaimer::EnoughRoom() const {
+  // More is made at once where it costs a smaller share of what the program has.
+  constexpr int64_t kLeast = 1024;
+  constexpr int64_t kMost = 4096;
+  constexpr int64_t kShare = 64;
+  auto pages = static_cast<int64_t>(process_.stat.resident_bytes().value_or(0) / kPageBytes);
+  return std::clamp(pages / kShare, kLeast, kMost);
+}
+
 absl::Status Reclaimer::TakeUntilThereIsRoom() {
-  constexpr int64_t kEnoughPages = 4096;
   bool pool_full = false;
   // Slots that were left behind are charged to the program too.
   if (absl::Status status = StoreStaged(&pool_full); !status.ok()) return status;
-  if (process_.RefreshRoom() >= kEnoughPages) return absl::OkStatus();
-  absl::StatusOr<Survey> survey = LookRegistered();
-  if (!survey.ok()) return survey.status();
-  auto last_fault_ns = [this](const Candidate& candidate) {
-    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-    return chunk == nullptr ? 0 : chunk->last_fault_ns.load(std::memory_order_relaxed);
-  };
-  std::stable_sort(
-      survey->chunks.begin(), survey->chunks.end(),
-      [&](const Candidate& a, const Candidate& b) { return last_fault_ns(a) < last_fault_ns(b); });
-  for (Candidate& candidate : survey->chunks) {
-    if (pool_full || Interrupted() || process_.RefreshRoom() >= kEnoughPages) break;
+  if (pool_full) return absl::OkStatus();
+  int64_t enough = EnoughRoom();
+  return TakeOldest([this, enough] { return process_.RefreshRoom() >= enough; });
+}
+
+absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
+  bool pool_full = false;
+  bool is_fresh = false;  // the victims were picked here
+  while (!is_enough() && !pool_full && !Interrupted()) {
+    int64_t now_ns = clock_.now_ns();
+    if (victims_.chunks.empty() || now_ns - victims_ns_ > kVictimsAgeNs) {
+      if (is_fresh && victims_.chunks.empty()) return absl::OkStatus();
+      if (absl::Status status = PickVictims(now_ns); !status.ok()) return status;
+      is_fresh = true;
+      if (victims_.chunks.empty()) return absl::OkStatus();
+    }
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
-    LookAgain(candidate, kRoomPatienceNs);
-    candidate.present = Compressible(candidate);
-    if (candidate.present.empty()) continue;
-    absl::StatusOr<size_t> evicted = EvictChunk(candidate, &pool_full);
+    Candidate victim = victims_.chunks.back();
+    victims_.chunks.pop_back();
+    absl::StatusOr<size_t> evicted = EvictChunk(victim, &pool_full);
     if (!evicted.ok()) return evicted.status();
-    if (*evicted == kNoSlab) break;
+    if (*evicted == kNoSlab) return absl::OkStatus();
   }
   return absl::OkStatus();
+}
+
+absl::Status Reclaimer::PickVictims(int64_t now_ns) {
+  absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
+  if (!survey.ok()) return survey.status();
+  // An epoch is as long as it takes to choose again, so that those that come back meanwhile are
+  // told from those that stayed.
+  if (now_ns - epochs_.start_ns() >= kShortestEpochNs) BeginEpoch(now_ns);
+  size_t present = 0;
+  for (const Candidate& candidate : survey->chunks) {
+    present += candidate.pages.count();
+    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+    scanner_.Observe(candidate.chunk_number, candidate.pages, chunk.get(), 0, now_ns);
+    LookAgain(candidate, kRoomPatienceNs);
+  }
+  constexpr size_t kLeast = 2048;
+  constexpr size_t kShare = 16;
+  size_t most = std::max(present / kShare, kLeast);
+  victims_ = PickOldest(survey->chunks, process_.table, epochs_.now(), most);
+  victims_ns_ = now_ns;
+  process_.residence_epochs.store(victims_.residence_epochs, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
+  uint64_t limit = process_.limit_bytes.load(std::memory_order_relaxed);
+  if (limit == 0 || now_ns < next_limit_ns_) return absl::OkStatus();
+  int64_t room = process_.RefreshRoom();
+  bool is_quiet = room == last_room_pages_;
+  last_room_pages_ = room;
+  int64_t reach_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
+  int64_t tick_ns = std::clamp(reach_ns, kShortLimitTickNs, kLongLimitTickNs);
+  if (is_quiet) tick_ns = std::max(tick_ns, std::min(2 * limit_tick_ns_, kQuietLimitTickNs));
+  limit_tick_ns_ = tick_ns;
+  next_limit_ns_ = now_ns + tick_ns;
+  // Room is made while some is left, so that nobody has to wait for it.
+  return room < EnoughRoom() / 2 + Process::kLittleRoomPages ? MakeRoom() : absl::OkStatus();
+}
+
+absl::Status Reclaimer::TakeWanted() {
+  int64_t wanted = process_.wanted_pages.load(std::memory_order_relaxed);
+  if (wanted <= 0) return absl::OkStatus();
+  int64_t before = process_.counters.taken_pages();
+  absl::Status status = TakeOldest(
+      [this, before, wanted] { return process_.counters.taken_pages() - before >= wanted; });
+  int64_t taken = std::max<int64_t>(process_.counters.taken_pages() - before, 0);
+  // What cannot be had is not asked for again and again.
+  process_.wanted_pages.fetch_sub(status.ok() ? wanted : std::min(taken, wanted),
+                                  std::memory_order_relaxed);
+  return status;
+}
+
+void Reclaimer::UpdateStallBudget(int64_t now_ns) {
+  ProcessCounters& counters = process_.counters;
+  StallBudget::Decision decision = budget_.Update(counters.stall_ns.load(std::memory_order_relaxed),
+                                                  process_.policy().stall_target_percent, now_ns);
+  if (decision == StallBudget::Decision::kRaised) ++counters.rate_raises;
+  if (decision == StallBudget::Decision::kCut) ++counters.rate_cuts;
+  constexpr double kPpmPerPercent = 10'000;
+  counters.stall_ppm.store(static_cast<uint64_t>(budget_.actual_percent() * kPpmPerPercent),
+                           std::memory_order_relaxed);
+  counters.rate_pages_per_s.store(static_cast<uint64_t>(budget_.pages_per_second()),
+                                  std::memory_order_relaxed);
 }
 
 }  // namespace zmem

@@ -1,6 +1,8 @@
-// Takes a process's cold pages out: scan, isolate, probation, compress, publish, drop.
-// Belongs to one thread per process. Nothing is dropped before its stored form is published; a
-// page that the store cannot take goes back.
+// Takes a process's cold pages out: scan, isolate, probation, compress, publish, drop. How much,
+// its Policy says: what is cold as far as the stall budget lets it, and the oldest pages whatever
+// that says where a resident limit, a full memory cgroup or the host wants room. Belongs to one
+// thread per process. Nothing is dropped before its stored form is published; a page that the store
+// cannot take goes back.
 #pragma once
 
 #include <array>
@@ -14,9 +16,12 @@
 #include "absl/status/statusor.h"
 #include "libzmem/base/clock.h"
 #include "libzmem/reclaim/cold_scanner.h"
+#include "libzmem/reclaim/epoch_clock.h"
 #include "libzmem/reclaim/isolator.h"
+#include "libzmem/reclaim/oldest_pages.h"
+#include "libzmem/reclaim/stall_budget.h"
+#include "libzmem/reclaim/survey.h"
 #include "libzmem/store/process.h"
-#include "libzmem/uffd/address_map.h"
 
 namespace zmem {
 
@@ -36,14 +41,14 @@ class Reclaimer {
 
   Reclaimer(Process& process, AgentLink& agent, const Clock& clock, const Options& options);
 
-  // Does what is due now: settles probations, and scans once an interval.
+  // Does what is due now: settles probations, holds the resident limit, and scans once an interval.
   // Errors, also of EvictAll: Unavailable when the process or its agent is gone; DeadlineExceeded
   // when the agent does not answer, because the program is stopped: try again.
   absl::Status Tick();
   // When Tick has something to do next, by the clock given; sooner if the agent asks for something.
   int64_t next_tick_ns() const;
-  // Takes pages out, the longest unused first, until the program's memory cgroup has room for some
-  // more (FACTS 23). Errors: as Tick.
+  // Takes pages out, the oldest first, until the program's memory cgroup has room for some more
+  // (FACTS 23) and its resident limit is held. Errors: as Tick.
   absl::Status MakeRoom();
   // If a thread of the program is about to fork: empties the staging area, and lets it. Tick does
   // it too. Errors: as Tick.
@@ -61,49 +66,53 @@ class Reclaimer {
     bool used = false;
     uint64_t chunk_number = 0;
     wire::PageSet pages;  // whose slots hold a page, wanted or not
+    wire::PageSet rest;   // if these are a sample: the pages they stand for
     int64_t staged_ns = 0;
-    size_t present_after = 0;  // pages of the chunk that were left in the program
-  };
-  struct Candidate {
-    uint64_t chunk_number;
-    wire::PageSet present;
-  };
-  // What a pass over the process's memory found.
-  struct Survey {
-    std::vector<Candidate> chunks;  // with eligible present pages, ascending
-    AddressMap map;
+    size_t returned_pages = 0;  // of those that were taken, by us
   };
 
-  absl::StatusOr<Survey> Look();
-  // The same, of a process of which everything eligible is registered as far as it can be.
-  absl::StatusOr<Survey> LookRegistered();
   // Compresses and publishes what is on probation, or waits for it.
   absl::Status StoreStaged(bool* pool_full);
-  // Takes a chunk's pages out for good. Returns how many; kNoSlab pages if there is no free slab.
+  // Takes a candidate's pages out for good. Returns how many; kNoSlab pages if there is no free
+  // slab.
   absl::StatusOr<size_t> EvictChunk(const Candidate& candidate, bool* pool_full);
   absl::Status Scan(int64_t now_ns);
+  // Begins an epoch of the pages' ages.
+  void BeginEpoch(int64_t now_ns);
+  // Whether the program has hardly run since the last time: nothing can be found out about its
+  // pages then, and nothing be done wrong.
+  bool IsIdle(int64_t now_ns);
   absl::Status IsolateColdChunks(int64_t now_ns);
+  // Takes the candidate on probation; at first a sample of it, if that tells something.
+  absl::Status TakeOnProbation(const Candidate& candidate, size_t slab, int64_t now_ns);
+  // Takes what a sample stood for that was not wanted back.
+  absl::Status TakeRest(size_t slab, int64_t now_ns);
   // The candidate's pages that are not known to be incompressible.
   wire::PageSet Compressible(const Candidate& candidate) const;
   // Finds out which of its pages that were incompressible have changed, if they were last found so
   // `age_ns` ago.
   void LookAgain(const Candidate& candidate, int64_t age_ns);
+  void UpdateStallBudget(int64_t now_ns);
+  // Has pages out that the limit has no room for, or that the host wants.
+  absl::Status HoldLimit(int64_t now_ns);
+  absl::Status TakeWanted();
+  // Pages that there should be room for, once it has to be made.
+  int64_t EnoughRoom() const;
   absl::Status TakeUntilThereIsRoom();
+  // Takes the oldest pages until `is_enough` says so, nothing is left, the store is full, or the
+  // program asks for something.
+  absl::Status TakeOldest(const std::function<bool()>& is_enough);
+  absl::Status PickVictims(int64_t now_ns);
   absl::Status SettleProbations(int64_t now_ns);
-  // Lets the faults of the chunk's eligible parts come to us.
-  void RegisterChunk(uint64_t chunk_number, const AddressMap& map);
-  bool FullyRegistered(const Candidate& candidate);
-  // Gives up the mappings of which nothing is out and nothing is about to go: they are hot.
-  void UnregisterHot(const Survey& survey);
   // Compresses and publishes what of the slab is still staged, gives back what the store refuses,
   // and frees the slab. `pool_full` becomes true if the pool refused a page.
   absl::Status StoreSlab(size_t slab, bool* pool_full);
   absl::Status ReturnSlab(size_t slab);
   // Whether the program has forked lately.
   bool Forking(int64_t now_ns) const;
-  // Takes slab `slab` for a chunk whose `wanted` pages are to be moved there: notes whether it is a
-  // huge page that may come back whole.
-  void NoteHuge(size_t slab, uint64_t chunk_number, const wire::PageSet& wanted);
+  // Takes slab `slab` for a chunk whose `wanted` pages are to be moved there: notes, and returns,
+  // whether it is a huge page that may come back whole.
+  bool NoteHuge(size_t slab, uint64_t chunk_number, const wire::PageSet& wanted);
   // Moves huge pages back that are wanted.
   absl::Status ReturnHugePages(int64_t now_ns);
   // Whether the program waits for something that ends what is going on here.
@@ -126,6 +135,8 @@ class Reclaimer {
   // Drops what the slab's slots hold, and makes it free unless pages are still staged in it.
   absl::Status FreeSlab(size_t slab);
   wire::PageSet StillStaged(Chunk& chunk, size_t slab) const;
+  // The pages taken from the chunk, less those given back.
+  void NoteTaken(uint64_t chunk_number, const wire::PageSet& pages);
   // Isolates what may be taken of the chunk's `wanted` pages; what a past fork has made immovable
   // is mended on the way, and what a thread has come to need meanwhile is given back.
   absl::StatusOr<wire::PageSet> Take(uint64_t chunk_number, wire::PageSet wanted, size_t slab);
@@ -140,9 +151,6 @@ class Reclaimer {
   // For how long after a fork pages are stored without probation: a program that forks again and
   // again would have them back in memory each time.
   static constexpr int64_t kForkingNs = 10'000'000'000;
-  // Registered mappings a process has at most: each is one that the kernel cannot merge with its
-  // neighbours, and vm.max_map_count is 65,530 as a rule.
-  static constexpr size_t kMaxRegisteredMappings = 16'384;
   // Milliseconds that storing a slab waits for the backing file, unless a fork waits for us: a
   // segment is written in a few, so a disk that takes longer is too slow to evict to.
   static constexpr int kFilePatience = 1000;
@@ -154,19 +162,46 @@ class Reclaimer {
   static constexpr int64_t kLookAgainAges = 16;
   // How often slabs on probation are looked at.
   static constexpr int64_t kProbationTickNs = 250'000'000;
+  // Pages of a chunk that are tried before the rest, and how many there must be for that.
+  static constexpr size_t kSamplePages = 16;
+  static constexpr size_t kSampledPages = 128;
+  // Fewer cold pages of a chunk wait for others, unless all of its pages are cold.
+  static constexpr size_t kWorthTaking = 32;
+  // A program that used less CPU time, in percent of wall time, is idle.
+  static constexpr int64_t kIdlePercent = 1;
+  // How often the limit is looked at: as often as it takes a program that allocates a GiB/s to
+  // reach it, and less if nothing happens.
+  static constexpr int64_t kGrowthPagesPerMs = 256;
+  static constexpr int64_t kShortLimitTickNs = 5'000'000;
+  static constexpr int64_t kLongLimitTickNs = 250'000'000;
+  static constexpr int64_t kQuietLimitTickNs = 40'000'000;
+  // How old a choice of victims may be, and how short an epoch.
+  static constexpr int64_t kVictimsAgeNs = 1'000'000'000;
+  static constexpr int64_t kShortestEpochNs = 50'000'000;
 
   Process& process_;
   AgentLink& agent_;
   const Clock& clock_;
   const Options options_;
   Isolator isolator_;
+  Surveyor surveyor_;
+  EpochClock epochs_;
   ColdScanner scanner_;
+  StallBudget budget_;
   PageStore::Workspace workspace_;
   std::vector<std::byte> read_buffer_;
   std::array<Slab, Process::kMaxSlabs> slabs_;
-  std::vector<Candidate> cold_chunks_;  // found by the last scan, to be isolated as slabs get free
+  std::vector<Candidate> cold_chunks_;  // found by the last scan, the last of them to go first
+  OldestPages victims_;                 // to go where room is wanted
+  int64_t victims_ns_ = 0;              // when they were picked
   int64_t next_scan_ns_;
+  int64_t next_limit_ns_ = 0;
+  int64_t limit_tick_ns_ = kLongLimitTickNs;
+  int64_t last_room_pages_ = 0;
   int64_t next_room_ns_ = 0;
+  int64_t cpu_ns_ = 0;         // of the program, when it was last looked at
+  int64_t cpu_looked_ns_ = 0;  // 0: never
+  bool is_idle_ = false;
   bool pool_full_ = false;  // since the last scan
   int file_patience_ = 0;   // milliseconds left for a busy file, of the slab being stored
 };

@@ -32,6 +32,7 @@ class ReclaimerTest : public testing::Test {
     staging_ = BindStaging(*process_, kSlabs);
     memory_ = MapOnlyEligible(*process_, kChunks);
     process_->SetPolicy(kPolicy);
+    process_->stat = OrDie(ProcessStat::Open(getpid()));
     reclaimer_.emplace(*process_, agent_, clock_, kOptions);
     faults_.emplace(process_, clock_);
   }

@@ -187,6 +187,7 @@ std::shared_ptr<Chunk> PageTable::Unshare(
     }
     copy->Initialise(page, entry);
   }
+  copy->ages.CopyFrom(chunk->ages);
   copy->last_fault_ns.store(chunk->last_fault_ns.load(std::memory_order_relaxed),
                             std::memory_order_relaxed);
   copy->stored_ns.store(chunk->stored_ns.load(std::memory_order_relaxed),

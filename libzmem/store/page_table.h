@@ -21,6 +21,7 @@
 #include "libzmem/base/mutex.h"
 #include "libzmem/base/page.h"
 #include "libzmem/base/shared_region.h"
+#include "libzmem/store/page_ages.h"
 #include "libzmem/store/page_entry.h"
 #include "libzmem/wire/messages.h"
 
@@ -75,6 +76,7 @@ class Chunk {
     entries_[page].store(entry.bits(), std::memory_order_relaxed);
   }
 
+  PageAges ages;
   // Nanoseconds of Clock at which a page of the chunk last came back; 0 never. Read by the cold
   // scan, written by the fault thread.
   std::atomic<int64_t> last_fault_ns{0};

@@ -157,8 +157,39 @@ int64_t Process::RefreshRoom() {
   uint64_t bytes = cgroup == nullptr ? MemoryCgroup::kNoLimit : cgroup->RoomBytes();
   int64_t pages =
       static_cast<int64_t>(std::min(bytes / kPageBytes, static_cast<uint64_t>(kPlentyOfRoom)));
+  int64_t up_to_limit = LimitRoom();
+  limit_is_nearest.store(up_to_limit < pages, std::memory_order_relaxed);
+  pages = std::min(pages, up_to_limit);
   room_pages.store(pages, std::memory_order_relaxed);
   return pages;
+}
+
+int64_t Process::LimitRoom() {
+  uint64_t limit = limit_bytes.load(std::memory_order_relaxed);
+  std::optional<uint64_t> resident = limit == 0 ? std::nullopt : stat.resident_bytes();
+  if (!resident) return kPlentyOfRoom;
+  if (*resident > limit) {
+    uint64_t most = counters.max_overshoot_bytes.load(std::memory_order_relaxed);
+    while (*resident - limit > most &&
+           !counters.max_overshoot_bytes.compare_exchange_weak(most, *resident - limit)) {
+    }
+  }
+  return (static_cast<int64_t>(limit) - static_cast<int64_t>(*resident)) / int64_t{kPageBytes};
+}
+
+void Process::CountFault(Chunk& chunk, size_t page, PageEntry entry, PageAges::Age gone,
+                         int64_t now_ns, int64_t waited_ns) {
+  uint64_t stall_ns = static_cast<uint64_t>(waited_ns) + ProcessCounters::kWakeUpNs;
+  Add(counters.faults_total, 1);
+  Add(counters.stall_ns, stall_ns);
+  if (entry.state() == PageState::kStaged) {
+    Add(counters.probe_faults, 1);
+    Add(counters.probe_cost_ns, stall_ns);
+  }
+  fault_latency.Record(static_cast<uint64_t>(waited_ns));
+  chunk.last_fault_ns.store(now_ns, std::memory_order_relaxed);
+  chunk.ages.OnWanted(page, gone, epoch.load(std::memory_order_relaxed),
+                      residence_epochs.load(std::memory_order_relaxed));
 }
 
 void Process::RemoveChunk(uint64_t chunk_number) {

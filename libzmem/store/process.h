@@ -22,6 +22,7 @@
 #include "libzmem/store/recent_removals.h"
 #include "libzmem/uffd/memory_cgroup.h"
 #include "libzmem/uffd/pagemap.h"
+#include "libzmem/uffd/process_stat.h"
 #include "libzmem/uffd/remote_memory.h"
 #include "libzmem/uffd/userfaultfd.h"
 #include "libzmem/wire/messages.h"
@@ -81,11 +82,13 @@ struct ProcessCounters {
   // Nanoseconds that threads waited for pages, as far as we can tell: from a fault's message to its
   // answer, and kWakeUpNs for what comes before and after.
   std::atomic<uint64_t> stall_ns{0};
-  std::atomic<uint64_t> probe_faults{
-      0};  // of faults_total: pages taken to see whether they are cold
-  std::atomic<uint64_t> probe_cost_ns{0};  // of stall_ns: for those
-  std::atomic<uint64_t> rate_raises{0};    // times the stall budget let more go out
-  std::atomic<uint64_t> rate_cuts{0};      // the same, less
+  // Of these two totals, what pages on probation caused, which is the price of finding out
+  // whether they are cold.
+  std::atomic<uint64_t> probe_faults{0};
+  std::atomic<uint64_t> probe_cost_ns{0};
+  // Times the stall budget let more go out, and less.
+  std::atomic<uint64_t> rate_raises{0};
+  std::atomic<uint64_t> rate_cuts{0};
 
   // What the reclaimer last found; levels.
   std::atomic<uint64_t> stall_ppm{0};            // of wall time, lately, in millionths
@@ -138,6 +141,7 @@ class Process {
   pid_t pid = 0;
   RemoteMemory memory;
   Pagemap pagemap;
+  ProcessStat stat;
   AddressRange agent;
   AddressRange staging;
   Address kept = 0;  // the program's wire::KeptMemory; 0: it has none
@@ -164,15 +168,19 @@ class Process {
   RecentRemovals removals;
   CleanPages clean_pages;
 
-  // Pages that the program's memory cgroup still takes, as far as we know: what is filled in is
-  // taken off, and the cgroup is asked again when little is left.
+  // Pages that the program's memory cgroup still takes and its resident limit allows, as far as we
+  // know: what is filled in is taken off, and both are asked again when little is left.
   std::atomic<int64_t> room_pages{kPlentyOfRoom};
   static constexpr int64_t kPlentyOfRoom = int64_t{1} << 40;
   void TakeRoom(size_t pages) {
     room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
   }
-  // Asks the cgroup. Returns room_pages. Thread-safe.
+  // With less room than this, whoever wants a page waits until some is made.
+  static constexpr int64_t kLittleRoomPages = 512;
+  // Asks both. Returns room_pages, which is negative above the limit. Thread-safe.
   int64_t RefreshRoom();
+  // Whether it was the limit that left less room.
+  std::atomic<bool> limit_is_nearest{false};
   // Looks up which cgroups the program is in. Needs `pid`. Thread-safe.
   void FindCgroup();
 
@@ -184,6 +192,11 @@ class Process {
   // Pages that the host wants of this program, whatever the stall budget says (ReclaimMode::
   // kPressure): added to by whoever watches the host, taken off by the reclaimer.
   std::atomic<int64_t> wanted_pages{0};
+
+  // Now, and how many epochs pages without back-off stay in at present (page_ages.h). Set by the
+  // reclaimer.
+  std::atomic<Epoch> epoch{1};
+  std::atomic<unsigned> residence_epochs{1};
 
   // When the program forked last, or was about to, by Clock; 0 never.
   std::atomic<int64_t> last_fork_ns{0};
@@ -205,6 +218,10 @@ class Process {
   // the time when the fork was told, which can be older than an unmapping before it. Needs `pid`.
   // Waits until no event of the program's is unread.
   void DropUnregistered();
+  // Counts an answered fault on a page that was out, for the fault thread. `gone`: its age before;
+  // `waited_ns`: since the fault's message.
+  void CountFault(Chunk& chunk, size_t page, PageEntry entry, PageAges::Age gone, int64_t now_ns,
+                  int64_t waited_ns);
   // Lets go of one stored form that is no longer published.
   void Retire(PageEntry entry);
   // The same of one whose page is back in the program with these bytes: it may go out again as it
@@ -217,6 +234,8 @@ class Process {
 
  private:
   bool TryDropUnregistered();
+  // Pages up to the limit; negative above it.
+  int64_t LimitRoom();
 
   mutable Mutex policy_mutex_;
   Policy policy_ ABSL_GUARDED_BY(policy_mutex_);

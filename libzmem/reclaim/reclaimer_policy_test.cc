@@ -1,0 +1,142 @@
+// How much the reclaimer takes: samples first, what the stall budget lets it, what a limit or the
+// host wants.
+#include <sys/mman.h>
+
+#include "libzmem/reclaim/reclaimer_fixture.h"
+
+namespace zmem {
+namespace {
+
+constexpr size_t kSample = 16;
+
+class Policies : public ReclaimerTest {
+ protected:
+  void Set(const std::function<void(Policy&)>& change) {
+    Policy policy = process_->policy();
+    change(policy);
+    process_->SetPolicy(policy);
+  }
+  // The reclaimer cannot tell any more that this program does nothing.
+  void LookBusy() { process_->stat = ProcessStat(); }
+  uint64_t resident_bytes() { return process_->stat.resident_bytes().value(); }
+  uint64_t isolated() { return process_->counters.isolated_pages; }
+};
+
+TEST_F(Policies, OfABusyProgramASampleIsTakenBeforeTheRest) {
+  LookBusy();
+  WriteVaried(0, kPagesPerChunk);
+  PassUntilStaged();
+  EXPECT_EQ(process_->counters.staged_pages, kSample);
+  Pass(kSecond + kSecond / 4);
+  EXPECT_EQ(process_->counters.staged_pages, kPagesPerChunk);
+  EXPECT_EQ(process_->counters.stored_pages, 0u);
+  Pass(2 * kSecond);
+  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk);
+  EXPECT_EQ(StagingPages(), 0u);
+  ExpectAllHeld();
+  ExpectNothingOut();
+}
+
+TEST_F(Policies, AChunkWhoseSampleIsWantedStays) {
+  LookBusy();
+  WriteVaried(0, kPagesPerChunk);
+  PassUntilStaged();
+  ASSERT_EQ(process_->counters.staged_pages, kSample);
+  ExpectAllHeld();  // and so the sample
+  faults_->Settle();
+  EXPECT_EQ(process_->counters.probe_faults, kSample);
+  EXPECT_GE(process_->counters.probe_cost_ns, kSample * ProcessCounters::kWakeUpNs);
+  EXPECT_EQ(process_->counters.stall_ns, process_->counters.probe_cost_ns);
+  Pass(2 * kPolicy.cold_age_ns - kSecond);
+  EXPECT_EQ(isolated(), kSample);
+  EXPECT_EQ(StagingPages(), 0u);
+}
+
+TEST_F(Policies, AStallTargetOfZeroLetsNothingOut) {
+  Set([](Policy& policy) { policy.stall_target_percent = 0; });
+  WriteVaried(0, kPagesPerChunk);
+  Pass(10 * kPolicy.cold_age_ns);
+  EXPECT_EQ(isolated(), 0u);
+  EXPECT_EQ(process_->counters.cold_pages, kPagesPerChunk);
+  Set([](Policy& policy) { policy.stall_target_percent = 1; });
+  PassUntilStaged();
+}
+
+TEST_F(Policies, StallsAboveTheTargetSlowItDown) {
+  Pass(kSecond);
+  uint64_t rate = process_->counters.rate_pages_per_s;
+  process_->counters.stall_ns += kSecond / 2;
+  Pass(kPolicy.scan_interval_ns);
+  EXPECT_GT(process_->counters.stall_ppm, 10'000u);
+  EXPECT_LT(process_->counters.rate_pages_per_s, rate);
+  EXPECT_GT(process_->counters.rate_cuts, 0u);
+}
+
+TEST_F(Policies, PagesThatStayedInGoOutBeforeThoseThatCameBack) {
+  WriteVaried(0, 2 * kPagesPerChunk);
+  EvictAll();
+  for (size_t page = 0; page < kPagesPerChunk; ++page) memory_->Holds(page, expected_[page]);
+  Pass(3 * kPolicy.scan_interval_ns);
+  for (size_t page = kPagesPerChunk; page < 2 * kPagesPerChunk; ++page) {
+    memory_->Holds(page, expected_[page]);
+  }
+  faults_->Settle();
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
+  process_->wanted_pages = kPagesPerChunk;
+  Tick();
+  EXPECT_EQ(process_->wanted_pages, 0);
+  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk);
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    ASSERT_TRUE(entry(page).stored()) << page;
+    ASSERT_FALSE(entry(kPagesPerChunk + page).stored()) << page;
+  }
+  ExpectAllHeld();
+}
+
+TEST_F(Policies, UnderPressureNothingGoesOutUnlessItIsWanted) {
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
+  WriteVaried(0, kPagesPerChunk);
+  Pass(10 * kPolicy.cold_age_ns);
+  EXPECT_EQ(isolated(), 0u);
+  EXPECT_EQ(process_->counters.cold_pages, kPagesPerChunk) << "but it is known what could";
+  process_->wanted_pages = int64_t{1} << 30;
+  Tick();
+  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk);
+  EXPECT_EQ(process_->wanted_pages, 0) << "what cannot be had is not asked for again";
+  ExpectAllHeld();
+}
+
+TEST_F(Policies, WithLimitsOnlyNothingGoesOutWithoutOne) {
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kLimitOnly; });
+  WriteVaried(0, kPagesPerChunk);
+  Pass(10 * kPolicy.cold_age_ns);
+  EXPECT_EQ(isolated(), 0u);
+}
+
+TEST_F(Policies, AResidentLimitIsHeldWhateverTheStallTarget) {
+  constexpr uint64_t kExcess = 1 << 20;
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kLimitOnly; });
+  // Nothing that the pool would have to hold, which lies in this process too.
+  for (size_t page = 0; page < memory_->page_count(); ++page) Write(page, FilledPage(page));
+  uint64_t limit = resident_bytes() - kExcess;
+  Set([limit](Policy& policy) {
+    policy.limit_bytes = limit;
+    policy.stall_target_percent = 0;
+  });
+  Pass(kSecond);
+  EXPECT_LE(resident_bytes(), limit);
+  EXPECT_GE(process_->counters.stored_pages, kExcess / kPageBytes);
+  EXPECT_LT(process_->counters.stored_pages, memory_->page_count()) << "not more than needed";
+  EXPECT_GE(process_->counters.max_overshoot_bytes, kExcess / 2);
+  // What comes back pushes others out.
+  for (int round = 0; round < 3; ++round) {
+    for (const auto& [page, bytes] : expected_) {
+      ASSERT_TRUE(memory_->Holds(page, bytes)) << page;
+      if (page % 64 == 0) Pass(kSecond);
+    }
+    EXPECT_LE(resident_bytes(), limit);
+  }
+}
+
+}  // namespace
+}  // namespace zmem

@@ -1,0 +1,92 @@
+#include "libzmem/reclaim/survey.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace zmem {
+namespace {
+
+// Chunks surveyed in one go: bounds the memory of a survey's bit sets.
+constexpr uint64_t kSurveyChunks = 512;
+
+}  // namespace
+
+absl::StatusOr<Survey> Surveyor::Look() {
+  std::vector<AddressRange> excluded{
+      process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
+  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
+  if (!map.ok()) return absl::UnavailableError("the program is gone");
+
+  Survey survey;
+  survey.map = *std::move(map);
+  std::vector<wire::PageSet> sets;
+  for (AddressRange range : survey.map.eligible()) {
+    for (Address at = range.start; at < range.end;) {
+      uint64_t first = ChunkNumber(at);
+      AddressRange part{at, std::min(range.end, (first + kSurveyChunks) << kChunkShift)};
+      uint64_t chunks = ChunkNumber(part.end - 1) - first + 1;
+      sets.assign(chunks, wire::PageSet{});
+      if (process_.pagemap.ScanPresent(part, first, sets) != 0) {
+        return absl::UnavailableError("the program is gone");
+      }
+      for (uint64_t i = 0; i < chunks; ++i) {
+        if (sets[i].empty()) continue;
+        if (!survey.chunks.empty() && survey.chunks.back().chunk_number == first + i) {
+          // Another mapping in the same chunk.
+          wire::PageSet& present = survey.chunks.back().pages;
+          present = present.Or(sets[i]);
+        } else {
+          survey.chunks.push_back({first + i, sets[i]});
+        }
+      }
+      at = part.end;
+    }
+  }
+  return survey;
+}
+
+absl::StatusOr<Survey> Surveyor::LookRegistered() {
+  absl::StatusOr<Survey> survey = Look();
+  if (!survey.ok()) return survey;
+  bool is_complete = true;
+  for (const Candidate& candidate : survey->chunks) {
+    if (IsRegistered(candidate)) continue;
+    is_complete = false;
+    Register(candidate.chunk_number, survey->map);
+  }
+  return is_complete ? survey : Look();
+}
+
+bool Surveyor::IsRegistered(const Candidate& candidate) {
+  GateLock lock(process_.gate);
+  wire::PageSet registered = process_.table.Registered(candidate.chunk_number);
+  return candidate.pages.Without(registered).empty();
+}
+
+void Surveyor::Register(uint64_t chunk_number, const AddressMap& map) {
+  if (map.registered().size() >= kMaxRegisteredMappings) return;
+  Address start = chunk_number << kChunkShift;
+  AddressRange whole{start, start + kChunkBytes};
+  auto first_ending_after = [](const std::vector<AddressRange>& ranges, Address address) {
+    return std::partition_point(ranges.begin(), ranges.end(),
+                                [address](AddressRange range) { return range.end <= address; });
+  };
+  for (auto at = first_ending_after(map.eligible(), start);
+       at != map.eligible().end() && at->start < whole.end; ++at) {
+    AddressRange part = at->Intersect(whole);
+    isolator_.Register(part, *first_ending_after(map.mappings(), part.start));
+  }
+}
+
+void Surveyor::UnregisterHot(const AddressMap& map, const std::vector<Candidate>& cold) {
+  for (AddressRange mapping : map.mappings()) {
+    auto at = std::partition_point(cold.begin(), cold.end(), [mapping](const Candidate& candidate) {
+      return candidate.chunk_number < ChunkNumber(mapping.start);
+    });
+    bool is_wanted = at != cold.end() && at->chunk_number <= ChunkNumber(mapping.end - 1);
+    if (!is_wanted) isolator_.Unregister(mapping);
+  }
+  isolator_.ForgetUnused();
+}
+
+}  // namespace zmem

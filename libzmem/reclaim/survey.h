@@ -1,0 +1,54 @@
+// What a pass over a process's memory finds: the pages that may be taken, and the mappings they lie
+// in. And whose faults come to us: mappings are registered when something of them is to be taken,
+// and given up when they prove hot.
+// Belongs to the reclaimer's thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "libzmem/reclaim/isolator.h"
+#include "libzmem/store/process.h"
+#include "libzmem/uffd/address_map.h"
+#include "libzmem/wire/messages.h"
+
+namespace zmem {
+
+// Pages of one chunk.
+struct Candidate {
+  uint64_t chunk_number = 0;
+  wire::PageSet pages;
+};
+
+struct Survey {
+  std::vector<Candidate> chunks;  // with eligible present pages, ascending
+  AddressMap map;
+};
+
+class Surveyor {
+ public:
+  Surveyor(Process& process, Isolator& isolator) : process_(process), isolator_(isolator) {}
+
+  // Errors, of both: Unavailable when the program is gone.
+  absl::StatusOr<Survey> Look();
+  // The same, of a process of which everything eligible is registered as far as it can be. Only
+  // what was registered before a map was read is known to be the mapping that was judged.
+  absl::StatusOr<Survey> LookRegistered();
+
+  bool IsRegistered(const Candidate& candidate);
+  // Lets the faults of the chunk's eligible parts come to us.
+  void Register(uint64_t chunk_number, const AddressMap& map);
+  // Gives up the mappings of which nothing is out and nothing of `cold`, ascending, is about to go.
+  void UnregisterHot(const AddressMap& map, const std::vector<Candidate>& cold);
+
+ private:
+  // Registered mappings a process has at most: each is one that the kernel cannot merge with its
+  // neighbours, and vm.max_map_count is 65,530 as a rule.
+  static constexpr size_t kMaxRegisteredMappings = 16'384;
+
+  Process& process_;
+  Isolator& isolator_;
+};
+
+}  // namespace zmem

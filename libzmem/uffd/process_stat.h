@@ -1,0 +1,33 @@
+// What the kernel accounts to a process: memory and CPU time. Bound, like RemoteMemory, to the
+// process it was opened on.
+// Thread-safe: the files are opened once and read afresh for each answer.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "libzmem/base/sys.h"
+
+namespace zmem {
+
+class ProcessStat {
+ public:
+  // Errors: what opening /proc/PID/statm and stat says; NotFound when there is no such process.
+  static absl::StatusOr<ProcessStat> Open(pid_t pid);
+
+  ProcessStat() = default;
+  // Of everything: anonymous, of files, shared. nullopt when the process is gone, or none was
+  // opened; so the next.
+  std::optional<uint64_t> resident_bytes() const;
+  // User and system time of all its threads, in steps of 10 ms.
+  std::optional<int64_t> cpu_ns() const;
+
+ private:
+  UniqueFd statm_;
+  UniqueFd stat_;
+};
+
+}  // namespace zmem
