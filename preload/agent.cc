@@ -368,6 +368,7 @@ Outcome Agent::SayHello() {
   hello.kept = reinterpret_cast<Address>(&state_.kept);
   hello.min_resident_bytes =
       state_.options.min_resident_given ? state_.options.min_resident_bytes : 0;
+  hello.limit_bytes = state_.options.limit_bytes;
   if (!Send(&hello, sizeof hello)) return Outcome::kNoDaemon;
 
   alignas(8) char buffer[wire::kMaxMessageBytes];

@@ -22,6 +22,7 @@ struct AgentOptions {
   bool required = false;  // end the program if it cannot be managed
   uint64_t min_resident_bytes = 0;
   bool min_resident_given = false;  // by ZMEM_MIN_RESIDENT: then it also overrides zmemd's
+  uint64_t limit_bytes = 0;         // of resident memory (ZMEM_LIMIT); 0: none
   uint32_t daemon_timeout_s = 30;
 };
 

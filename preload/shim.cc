@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -51,9 +52,36 @@ bool ParseBytes(const char* text, uint64_t* bytes) {
   return true;
 }
 
+// "512M", "60%" of RAM from 1 to 100, or "none", which leaves `bytes` zero.
+bool ParseLimit(const char* text, uint64_t* bytes) {
+  if (strcmp(text, "none") == 0) return true;
+  uint64_t percent = 0;
+  const char* at = text;
+  for (; *at >= '0' && *at <= '9' && percent <= 100; ++at) {
+    percent = percent * 10 + static_cast<uint64_t>(*at - '0');
+  }
+  if (at == text || strcmp(at, "%") != 0) return ParseBytes(text, bytes) && *bytes > 0;
+  struct sysinfo host;
+  if (percent < 1 || percent > 100 || sysinfo(&host) != 0) return false;
+  *bytes = uint64_t{host.totalram} * host.mem_unit / 100 * percent;
+  return true;
+}
+
 void Print(const Line& line) {
   ssize_t ignored = write(STDERR_FILENO, line.data(), line.length());
   (void)ignored;
+}
+
+void ReadLimit(AgentOptions* options) {
+  const char* text = getenv("ZMEM_LIMIT");
+  if (text == nullptr || ParseLimit(text, &options->limit_bytes)) return;
+  options->limit_bytes = 0;
+  if (options->verbose || options->required) {
+    Line line;
+    Print(line << "zmem: ZMEM_LIMIT takes a size like 512M, 1% to 100% of RAM, or none"
+               << (options->required ? "\n" : "; the program is not limited\n"));
+  }
+  if (options->required) _exit(kUnavailable);
 }
 
 void ReadEnvironment(AgentOptions* options) {
@@ -78,6 +106,7 @@ void ReadEnvironment(AgentOptions* options) {
       Print(line << "zmem: ZMEM_MIN_RESIDENT takes a size like 16M; using the default\n");
     }
   }
+  ReadLimit(options);
   if (const char* text = getenv("ZMEM_DAEMON_TIMEOUT")) {
     uint64_t seconds = 0;
     if (ParseBytes(text, &seconds) && seconds > 0 && seconds <= 86'400) {

@@ -122,6 +122,7 @@ absl::StatusOr<std::shared_ptr<Session>> AttachForked(wire::Channel& channel,
                   sys::ErrnoStatus(-registered, "cannot register the staging area"));
   }
   session->Bind(std::move(identity), std::move(memory), std::move(pagemap), hello);
+  registry.Promise(*session, hello.limit_bytes);
   // If the agent is gone already, the session's own loop finds out and ends it.
   channel.Send(wire::Attached{}, process.uffd.fd()).IgnoreError();
   return session;
@@ -174,6 +175,7 @@ absl::StatusOr<std::shared_ptr<Session>> AttachFresh(wire::Channel& channel,
   absl::StatusOr<std::shared_ptr<Session>> session = registry.AddSession(std::move(process));
   if (!session.ok()) return Refuse(channel, wire::RefuseReason::kFailed, session.status());
   (*session)->Bind(std::move(identity), std::move(memory), std::move(pagemap), hello);
+  registry.Promise(**session, hello.limit_bytes);
   // If the agent is gone already, the session's own loop finds out and ends it.
   channel.Send(wire::Attached{}).IgnoreError();
   return session;

@@ -21,6 +21,9 @@ class SessionRegistry {
   virtual int userfaultfd_device() const = 0;
   virtual uint64_t min_resident_bytes() const = 0;
   virtual bool stopping() const = 0;
+  // Gives a session that was just bound what its program is promised; `limit_bytes` is what that
+  // asked for, 0 for nothing.
+  virtual void Promise(Session& session, uint64_t limit_bytes) = 0;
   // The forked session that waits for an agent with this token, or null.
   virtual std::shared_ptr<Session> FindForked(const wire::Token& token) = 0;
   virtual absl::StatusOr<std::shared_ptr<Session>> AddSession(std::shared_ptr<Process> process) = 0;

@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "libzmem/base/quantity.h"
 #include "libzmem/base/sys.h"
+#include "libzmem/codec/compressor.h"
 #include "zmemd/config_keys.h"
 
 namespace zmem {
@@ -236,6 +237,15 @@ class Loader {
 uint64_t PoolLimitBytes(const Config& config, uint64_t ram_bytes) {
   uint64_t share = ram_bytes / 100 * config.max_pool_percent;
   return config.max_pool_size == 0 ? share : std::min(share, config.max_pool_size);
+}
+
+Policy DefaultPolicy(const Config& config) {
+  return {.mode = config.mode,
+          .cold_age_ns = config.cold_age_ns,
+          .scan_interval_ns = config.scan_interval_ns,
+          .stall_target_percent = config.stall_target_percent,
+          .limit_bytes = config.limit_bytes,
+          .compressor = FindCompressor(config.compressor)};
 }
 
 unsigned FatPercent(const Config& config, bool has_backing) {

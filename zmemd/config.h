@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "libzmem/store/policy.h"
 
 namespace zmem {
 
@@ -37,6 +38,9 @@ struct Config {
   uint64_t daily_write_limit = 0;  // bytes; 0: none
   int64_t writeback_age_ns = 0;    // 0: only when the pool is full
   // [policy]
+  ReclaimMode mode = ReclaimMode::kProactive;
+  double stall_target_percent = 1;  // of wall time, 0 to 100
+  uint64_t limit_bytes = 0;         // of each program's resident memory; 0: none
   int64_t cold_age_ns = 30'000'000'000;
   int64_t scan_interval_ns = 5'000'000'000;
   uint64_t min_resident_bytes = uint64_t{16} << 20;
@@ -44,6 +48,8 @@ struct Config {
 
 // The pool's limit on a host with this much memory.
 uint64_t PoolLimitBytes(const Config& config, uint64_t ram_bytes);
+// What a program is promised of which nothing else is said.
+Policy DefaultPolicy(const Config& config);
 // What fat_threshold_percent is if it is not set: half a page has a place in a backing file, and
 // without one nearly everything is better than nothing.
 unsigned FatPercent(const Config& config, bool has_backing);

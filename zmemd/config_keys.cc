@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "libzmem/base/quantity.h"
+#include "zmemd/program_settings.h"
 
 namespace zmem {
 namespace {
@@ -111,6 +112,18 @@ absl::Status SetSameFilled(absl::string_view value, const ConfigSource&, Config&
   return Store(ParseBool(value), config.same_filled_pages_enabled);
 }
 
+absl::Status SetMode(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseReclaimMode(value), config.mode);
+}
+
+absl::Status SetStallTarget(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseStallTarget(value), config.stall_target_percent);
+}
+
+absl::Status SetLimit(absl::string_view value, const ConfigSource& source, Config& config) {
+  return Store(ParseLimit(value, source.ram_bytes), config.limit_bytes);
+}
+
 absl::Status SetColdAge(absl::string_view value, const ConfigSource&, Config& config) {
   return Store(ParseDurationNs(value), config.cold_age_ns);
 }
@@ -144,6 +157,9 @@ constexpr ConfigKey kKeys[] = {
     {"backing", "required", SetBackingRequired},
     {"backing", "daily_write_limit", SetDailyWriteLimit},
     {"backing", "writeback_age", SetWritebackAge},
+    {"policy", "mode", SetMode},
+    {"policy", "stall_target_percent", SetStallTarget},
+    {"policy", "limit", SetLimit},
     {"policy", "cold_age", SetColdAge},
     {"policy", "scan_interval", SetScanInterval},
     {"policy", "min_resident", SetMinResident},

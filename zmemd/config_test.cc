@@ -65,6 +65,44 @@ TEST_F(ConfigTest, ReadsEveryKey) {
   EXPECT_EQ(loaded.config.min_resident_bytes, uint64_t{2} << 30);
 }
 
+TEST_F(ConfigTest, ReadsWhatProgramsArePromised) {
+  Write("zmemd.conf",
+        "[policy]\nmode=limit-only\nstall_target_percent=0.25\nlimit=25%\ncold_age=90s\n"
+        "[pool]\ncompressor=zstd\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  Policy policy = DefaultPolicy(loaded.config);
+  EXPECT_EQ(policy.mode, ReclaimMode::kLimitOnly);
+  EXPECT_EQ(policy.stall_target_percent, 0.25);
+  EXPECT_EQ(policy.limit_bytes, uint64_t{2} << 30);
+  EXPECT_EQ(policy.cold_age_ns, 90'000'000'000);
+  EXPECT_EQ(policy.scan_interval_ns, 5'000'000'000);
+  EXPECT_EQ(policy.compressor->name(), "zstd");
+  for (absl::string_view limit : {"none", "None"}) {
+    EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nlimit=", limit, "\n")), Lines{});
+  }
+  for (absl::string_view target : {"0", "0.0", "100", "100%", "3.5%"}) {
+    EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nstall_target_percent=", target, "\n")), Lines{});
+  }
+}
+
+TEST_F(ConfigTest, NonsenseIsPromisedToNobody) {
+  for (absl::string_view limit : {"0", "0%", "101%", "50.5%", "-1G", "1Q", "%", "nothing"}) {
+    EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nlimit=", limit, "\n")),
+              Lines{absl::StrCat("zmemd.conf:2: limit: \"", limit,
+                                 "\" is not a limit; write none, a size such as 512M, or 1% to "
+                                 "100%")});
+  }
+  for (absl::string_view target : {"-1", "100.1", "nan", "inf", "1,5", "%", "lots"}) {
+    EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nstall_target_percent=", target, "\n")),
+              Lines{absl::StrCat("zmemd.conf:2: stall_target_percent: \"", target,
+                                 "\" is not a percentage of time from 0 to 100, such as 0.5")});
+  }
+  EXPECT_EQ(ErrorsOf("[policy]\nmode=eager\n"),
+            Lines{"zmemd.conf:2: mode: \"eager\" is not a mode; write proactive, pressure or "
+                  "limit-only"});
+}
+
 TEST_F(ConfigTest, AnEmptyFileMeansTheDefaults) {
   EXPECT_EQ(ErrorsOf(""), Lines{});
   EXPECT_EQ(ErrorsOf("\n\n# nothing\n[pool]\n"), Lines{});

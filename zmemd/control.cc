@@ -26,6 +26,7 @@ constexpr CommandInfo kCommands[] = {
     {ControlCommand::kThaw, "thaw", ControlArgument::kPid},
     {ControlCommand::kFreeze, "freeze", ControlArgument::kPid},
     {ControlCommand::kHistogram, "histogram", ControlArgument::kPidIfAny},
+    {ControlCommand::kLimit, "limit", ControlArgument::kPidWithValue},
     {ControlCommand::kSet, "set", ControlArgument::kSetting},
     {ControlCommand::kVersion, "version", ControlArgument::kNone},
 };
@@ -56,12 +57,14 @@ absl::StatusOr<ControlRequest> ParseArgument(const CommandInfo& info, const json
     case ControlArgument::kPidIfAny:
       if (!parsed.contains("pid")) return request;
       [[fallthrough]];
-    case ControlArgument::kPid: {
+    case ControlArgument::kPid:
+    case ControlArgument::kPidWithValue: {
       int64_t pid = IntegerAt(parsed, "pid", 0);
       if (pid < 1 || pid > INT_MAX) {
         return absl::InvalidArgumentError(absl::StrCat(info.name, " needs the pid of a process"));
       }
       request.pid = static_cast<pid_t>(pid);
+      request.value = StringAt(parsed, "value", "");
       return request;
     }
     case ControlArgument::kSetting:

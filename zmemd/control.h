@@ -4,6 +4,7 @@
 //
 // One connection carries one request. The client sends one packet of JSON,
 //   {"schema":1,"command":"evict","pid":123}
+//   {"schema":1,"command":"limit","pid":123,"value":"512M"}
 //   {"schema":1,"command":"set","key":"max_pool_size","value":"1G"}
 // (the socket serves agents too, whose packets start with another byte than '{'). The server sends
 // packets of at most kMaxControlPacketBytes, each starting with a byte that says what it is:
@@ -44,6 +45,7 @@ enum class ControlCommand {
   kThaw,       // put everything back and take nothing out until kFreeze; takes a pid
   kFreeze,     // take pages out again; takes a pid
   kHistogram,  // sizes of stored objects; takes a pid, or none for all processes
+  kLimit,      // limit what of a process is resident; takes a pid and a value
   kSet,        // change a setting; takes a key and a value
   kVersion,    // of the daemon and its protocol
 };
@@ -51,15 +53,14 @@ enum class ControlCommand {
 // The word on the wire and on the command line.
 absl::string_view ControlCommandName(ControlCommand command);
 // What comes with a command.
-enum class ControlArgument { kNone, kPid, kPidIfAny, kSetting };
+enum class ControlArgument { kNone, kPid, kPidIfAny, kPidWithValue, kSetting };
 ControlArgument ControlCommandArgument(ControlCommand command);
 
 struct ControlRequest {
   ControlCommand command = ControlCommand::kStatus;
-  pid_t pid = 0;  // 0 where the command takes none, or was given none
-  // A key of the configuration and its value, as they would stand there; of kSetting.
-  std::string key;
-  std::string value;
+  pid_t pid = 0;      // 0 where the command takes none, or was given none
+  std::string key;    // of the configuration
+  std::string value;  // as it would stand there
 };
 
 struct ControlProgress {

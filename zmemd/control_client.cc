@@ -64,6 +64,10 @@ absl::Status SendRequest(int fd, const ControlRequest& request) {
     case ControlArgument::kPid:
       text["pid"] = request.pid;
       break;
+    case ControlArgument::kPidWithValue:
+      text["pid"] = request.pid;
+      text["value"] = request.value;
+      break;
     case ControlArgument::kSetting:
       text["key"] = request.key;
       text["value"] = request.value;

@@ -164,6 +164,15 @@ TEST(Control, ASettingTravelsAsItWasTyped) {
   EXPECT_EQ(handler.last_request.value, "1\xef\xbf\xbd\"G\n");  // what is not UTF-8 is replaced
 }
 
+TEST(Control, ALimitTravelsWithItsProcess) {
+  FakeHandler handler;
+  ControlRequest request{.command = ControlCommand::kLimit, .pid = 5, .value = "60%"};
+  ASSERT_TRUE(CallServer(handler, request).ok());
+  EXPECT_EQ(handler.last_request.command, ControlCommand::kLimit);
+  EXPECT_EQ(handler.last_request.pid, 5);
+  EXPECT_EQ(handler.last_request.value, "60%");
+}
+
 TEST(Control, ErrorsComeBackAsTheyWereGiven) {
   for (const absl::Status& status :
        {absl::PermissionDeniedError("not yours"), absl::NotFoundError("no process 7"),
@@ -187,18 +196,26 @@ TEST(Control, ExitCodesAreTheDocumentedOnes) {
 }
 
 TEST(ControlServer, RefusesWhatIsNoRequest) {
-  for (std::string request :
-       {"{", "{}", "[]", "nonsense", "{\"schema\":2,\"command\":\"ps\"}",
-        "{\"schema\":\"1\",\"command\":\"ps\"}", "{\"schema\":1}", "{\"schema\":1,\"command\":7}",
-        "{\"schema\":1,\"command\":\"histogram\",\"pid\":0}", "{\"schema\":1,\"command\":\"set\"}",
-        "{\"schema\":1,\"command\":\"set\",\"key\":7,\"value\":7}",
-        "{\"schema\":1,\"command\":\"explode\"}", "{\"schema\":1,\"command\":\"show\"}",
-        "{\"schema\":1,\"command\":\"show\",\"pid\":\"7\"}",
-        "{\"schema\":1,\"command\":\"show\",\"pid\":-7}",
-        "{\"schema\":1,\"command\":\"show\",\"pid\":0}",
-        "{\"schema\":1,\"command\":\"show\",\"pid\":4294967297}",
-        "{\"schema\":1,\"command\":\"show\",\"pid\":18446744073709551615}",
-        "{\"schema\":1,\"command\":\"show\",\"pid\":1e99}"}) {
+  for (std::string request : {"{",
+                              "{}",
+                              "[]",
+                              "nonsense",
+                              "{\"schema\":2,\"command\":\"ps\"}",
+                              "{\"schema\":\"1\",\"command\":\"ps\"}",
+                              "{\"schema\":1}",
+                              "{\"schema\":1,\"command\":7}",
+                              "{\"schema\":1,\"command\":\"histogram\",\"pid\":0}",
+                              "{\"schema\":1,\"command\":\"set\"}",
+                              "{\"schema\":1,\"command\":\"set\",\"key\":7,\"value\":7}",
+                              "{\"schema\":1,\"command\":\"explode\"}",
+                              "{\"schema\":1,\"command\":\"show\"}",
+                              "{\"schema\":1,\"command\":\"show\",\"pid\":\"7\"}",
+                              "{\"schema\":1,\"command\":\"show\",\"pid\":-7}",
+                              "{\"schema\":1,\"command\":\"limit\",\"value\":\"1G\"}",
+                              "{\"schema\":1,\"command\":\"show\",\"pid\":0}",
+                              "{\"schema\":1,\"command\":\"show\",\"pid\":4294967297}",
+                              "{\"schema\":1,\"command\":\"show\",\"pid\":18446744073709551615}",
+                              "{\"schema\":1,\"command\":\"show\",\"pid\":1e99}"}) {
     std::string end = EndFor(request);
     ASSERT_FALSE(end.empty()) << request;
     EXPECT_EQ(end[0], 'E') << request;

@@ -29,6 +29,12 @@ inline uint64_t CountAt(const nlohmann::json& object, const char* key) {
   return field == object.end() ? 0 : CountOf(*field);
 }
 
+inline double NumberAt(const nlohmann::json& object, const char* key) {
+  if (!object.is_object()) return 0;
+  auto field = object.find(key);
+  return field != object.end() && field->is_number() ? field->get<double>() : 0;
+}
+
 inline std::string StringAt(const nlohmann::json& object, const char* key,
                             const std::string& otherwise) {
   if (!object.is_object()) return otherwise;

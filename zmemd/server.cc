@@ -18,7 +18,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "libzmem/base/quantity.h"
 #include "zmemd/kernel_check.h"
+#include "zmemd/program_settings.h"
+#include "zmemd/program_terms.h"
 #include "zmemd/size_histogram.h"
 #include "zmemd/version.h"
 
@@ -77,8 +80,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
   store_options.fat_bytes = kPageBytes * FatPercent(config, server->backing_ != nullptr) / 100;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
-  server->policy_.cold_age_ns = config.cold_age_ns;
-  server->policy_.scan_interval_ns = config.scan_interval_ns;
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);
@@ -234,9 +235,29 @@ std::shared_ptr<Session> Server::FindForked(const wire::Token& token) {
 }
 
 std::shared_ptr<Process> Server::MakeProcess(Userfaultfd uffd) {
-  auto process = std::make_shared<Process>(*store_, *arena_, std::move(uffd));
-  process->SetPolicy(policy_);
-  return process;
+  return std::make_shared<Process>(*store_, *arena_, std::move(uffd));
+}
+
+void Server::Promise(Session& session, uint64_t limit_bytes) {
+  {
+    MutexLock lock(settings_mutex_);
+    session.terms().Configure(DefaultPolicy(settings_));
+  }
+  session.terms().SetEnvironmentLimit(limit_bytes);
+  ApplyTerms(session);
+}
+
+void Server::ApplyTerms(Session& session) {
+  bool is_limited = session.terms().limit().bytes != 0;
+  uint64_t must_stay_bytes = is_limited ? MustStayBytes(session.process()) : 0;
+  MutexLock lock(settings_mutex_);  // what is applied last is what was said last
+  ResidentLimit asked = session.terms().limit();
+  Policy policy = session.terms().policy(must_stay_bytes);
+  session.SetPolicy(policy);
+  if (asked.bytes == policy.limit_bytes) return;
+  spdlog::info("PID {}: its limit of {} ({}) is raised to {}, which must stay resident",
+               session.pid(), FormatBytes(asked.bytes), std::string(LimitSourceName(asked.source)),
+               FormatBytes(policy.limit_bytes));
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Server::AddSession(std::shared_ptr<Process> process) {
@@ -358,6 +379,8 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
     case ControlCommand::kFreeze:
       (*session)->Freeze();
       return nlohmann::json::object();
+    case ControlCommand::kLimit:
+      return Limit(**session, request.value, peer);
     case ControlCommand::kDrain: {
       absl::StatusOr<uint64_t> restored = (*session)->DrainAndWait(report);
       if (!restored.ok()) return restored.status();
@@ -366,6 +389,31 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
     default:
       return (*session)->Describe();
   }
+}
+
+absl::StatusOr<nlohmann::json> Server::Limit(Session& session, absl::string_view limit,
+                                             const ControlPeer& peer) {
+  uint64_t resident = ResidentBytes(session.pid());
+  uint64_t out = session.process().counters.stored_pages.load() * kPageBytes;
+  absl::StatusOr<uint64_t> bytes = ParseLimit(limit, resident + out);
+  if (!bytes.ok()) return bytes.status();
+  uint64_t must_stay = MustStayBytes(session.process());
+  if (*bytes != 0 && *bytes < must_stay) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        FormatBytes(*bytes), " is too little for PID ", session.pid(), ": ", FormatBytes(must_stay),
+        " of its memory must stay, such as files, locked memory and stacks"));
+  }
+  if (absl::Status status = session.terms().SetLimit(*bytes, peer.uid == 0); !status.ok()) {
+    return absl::Status(status.code(), absl::StrCat("PID ", session.pid(), ": ", status.message()));
+  }
+  ApplyTerms(session);
+  ResidentLimit now = session.terms().limit();
+  spdlog::info("PID {}: its limit is {} from now on, by zmemctl", session.pid(),
+               now.bytes == 0 ? "none" : FormatBytes(now.bytes));
+  return nlohmann::json{{"limit_bytes", now.bytes},
+                        {"limit_source", std::string(LimitSourceName(now.source))},
+                        {"resident_bytes", resident},
+                        {"must_stay_bytes", must_stay}};
 }
 
 absl::StatusOr<nlohmann::json> Server::Set(const ControlRequest& request, const ControlPeer& peer) {

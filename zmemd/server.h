@@ -47,6 +47,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   int userfaultfd_device() const override { return device_.get(); }
   uint64_t min_resident_bytes() const override { return config_.min_resident_bytes; }
   bool stopping() const override { return stopping_.load(std::memory_order_acquire); }
+  void Promise(Session& session, uint64_t limit_bytes) override;
   std::shared_ptr<Session> FindForked(const wire::Token& token) override;
   absl::StatusOr<std::shared_ptr<Session>> AddSession(std::shared_ptr<Process> process) override;
   std::shared_ptr<Process> MakeProcess(Userfaultfd uffd) override;
@@ -74,6 +75,11 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::vector<std::shared_ptr<Session>> Sessions() const;
   std::vector<std::shared_ptr<Process>> StoredProcesses() const;
   absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
+  // Makes a session's terms count. What is raised because it cannot be kept is logged.
+  void ApplyTerms(Session& session);
+  // Limits a process. Returns what its terms then come to.
+  absl::StatusOr<nlohmann::json> Limit(Session& session, absl::string_view limit,
+                                       const ControlPeer& peer);
   // Changes a setting. Returns what that means for the pool.
   absl::StatusOr<nlohmann::json> Set(const ControlRequest& request, const ControlPeer& peer);
   nlohmann::json Status(const ControlPeer& peer) const;
@@ -102,7 +108,6 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
-  Policy policy_;  // of programs without settings of their own
   std::atomic<bool> stopping_{false};
 
   mutable Mutex mutex_;

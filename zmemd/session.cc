@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "libzmem/base/quantity.h"
 #include "libzmem/uffd/address_map.h"
+#include "zmemd/program_settings.h"
 
 namespace zmem {
 namespace {
@@ -111,6 +112,11 @@ void Session::OnFork(std::shared_ptr<Process> child) {
   } else {
     spdlog::error("cannot serve a child of PID {}: {}", pid(), session.status().ToString());
   }
+}
+
+void Session::SetPolicy(const Policy& policy) {
+  process_->SetPolicy(policy);
+  eventfd_write(wake_fd_.get(), 1);
 }
 
 void Session::OnRoomWanted() {
@@ -368,11 +374,17 @@ const char* Session::state() const {
 nlohmann::json Session::Describe() const {
   const ProcessCounters& counters = process_->counters;
   uint64_t stored = counters.stored_pages;
+  Policy policy = process_->policy();
+  const Compressor* compressor =
+      policy.compressor != nullptr ? policy.compressor : process_->store.options().compressor;
+  // A child without an agent goes by what its parent was promised.
+  LimitSource inherited = policy.limit_bytes == 0 ? LimitSource::kNone : LimitSource::kParent;
+  LimitSource source = bound() ? terms_.limit().source : inherited;
   nlohmann::json description = {
       {"pid", pid()},
       {"comm", bound() ? identity_.comm : ""},
       {"state", state()},
-      {"algorithm", process_->store.options().compressor->name()},
+      {"algorithm", compressor->name()},
       {"resident_bytes", bound() ? ResidentBytes(identity_.pid) : 0},
       {"stored_pages", stored},
       {"staged_pages", counters.staged_pages.load()},
@@ -392,6 +404,20 @@ nlohmann::json Session::Describe() const {
       {"refused_pages", counters.refused_pages.load()},
       {"returned_pages", counters.returned_pages.load()},
       {"poisoned_pages", counters.poisoned_pages.load()},
+      {"mode", std::string(ReclaimModeName(policy.mode))},
+      {"cold_age_ns", policy.cold_age_ns},
+      {"limit_bytes", policy.limit_bytes},
+      {"limit_source", std::string(LimitSourceName(source))},
+      {"max_overshoot_bytes", counters.max_overshoot_bytes.load()},
+      {"stall_target_percent", policy.stall_target_percent},
+      {"stall_ppm", counters.stall_ppm.load()},
+      {"stall_ns", counters.stall_ns.load()},
+      {"rate_pages_per_s", counters.rate_pages_per_s.load()},
+      {"rate_raises", counters.rate_raises.load()},
+      {"rate_cuts", counters.rate_cuts.load()},
+      {"probe_faults", counters.probe_faults.load()},
+      {"probe_cost_ns", counters.probe_cost_ns.load()},
+      {"cold_pages", counters.cold_pages.load()},
   };
   int64_t room = process_->room_pages.load(std::memory_order_relaxed);
   if (room < Process::kPlentyOfRoom / 2) {  // else there is no limit

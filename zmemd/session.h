@@ -25,6 +25,7 @@
 #include "libzmem/reclaim/reclaimer.h"
 #include "libzmem/store/process.h"
 #include "libzmem/wire/channel.h"
+#include "zmemd/program_terms.h"
 
 namespace zmem {
 
@@ -101,6 +102,11 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // Begins what DrainAndWait waits for.
   void RequestDrain();
 
+  // Who asked what for the program. SetPolicy makes it count.
+  ProgramTerms& terms() { return terms_; }
+  // Takes effect at once.
+  void SetPolicy(const Policy& policy);
+
   // For a session without an agent: whether its address space is still there, and what a drain of
   // it waits for. Ends the session if not. Called now and then by the server.
   void CheckOrphan();
@@ -159,6 +165,7 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   SessionParent& parent_;
   const Clock& clock_;
   Identity identity_;
+  ProgramTerms terms_;
   UniqueFd wake_fd_;  // of the reclaimer's loop
   std::unique_ptr<FaultHandler> faults_;
   std::thread fault_thread_;

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "libzmem/base/page.h"
 #include "libzmem/base/quantity.h"
@@ -66,6 +68,24 @@ std::string CompactBytes(const json& object, const char* key) {
 std::string CompactLatency(const json& latency_ns, const char* key) {
   uint64_t ns = CountAt(latency_ns, key);
   return ns == 0 ? "-" : Compact(FormatDuration(ns));
+}
+
+std::string CompactLimit(const json& process) {
+  return CountAt(process, "limit_bytes") == 0 ? "-" : CompactBytes(process, "limit_bytes");
+}
+
+// Of wall time, in percent: what threads wait for pages, and what they may.
+std::string StallPercent(const json& process) {
+  return absl::StrFormat("%.2f", static_cast<double>(CountAt(process, "stall_ppm")) / 10'000);
+}
+std::string StallTarget(const json& process) {
+  return absl::StrFormat("%g", NumberAt(process, "stall_target_percent"));
+}
+
+size_t WidestLine(absl::string_view text) {
+  size_t widest = 0;
+  for (absl::string_view line : absl::StrSplit(text, '\n')) widest = std::max(widest, Width(line));
+  return widest;
 }
 
 std::string Ratio(uint64_t original_bytes, uint64_t held_bytes) {
@@ -230,6 +250,16 @@ std::string Bars(const json& pages, uint64_t row_bytes, uint64_t all) {
 
 }  // namespace
 
+void Table::Drop(absl::string_view title) {
+  for (size_t i = columns_.size(); i-- > 0;) {
+    if (columns_[i].title != title) continue;
+    columns_.erase(columns_.begin() + static_cast<ptrdiff_t>(i));
+    for (auto& row : rows_) {
+      if (i < row.size()) row.erase(row.begin() + static_cast<ptrdiff_t>(i));
+    }
+  }
+}
+
 std::string Table::Render() const {
   std::vector<size_t> widths;
   for (const Column& column : columns_) widths.push_back(Width(column.title));
@@ -306,7 +336,7 @@ std::string RenderStatus(const json& status) {
   return summary.Render();
 }
 
-std::string RenderProcesses(const json& processes) {
+std::string RenderProcesses(const json& processes, size_t columns) {
   if (!processes.is_array() || processes.empty()) {
     return "no managed process; start one with LD_PRELOAD=libzmem.so PROGRAM\n";
   }
@@ -315,6 +345,7 @@ std::string RenderProcesses(const json& processes) {
                {"COMM", kLeft},
                {"ALGORITHM", kLeft},
                {"RSS"},
+               {"LIMIT"},
                {"DATA"},
                {"COMPR"},
                {"TOTAL"},
@@ -323,21 +354,62 @@ std::string RenderProcesses(const json& processes) {
                {"DISK"},
                {"FAULTS"},
                {"P50"},
-               {"P99"}});
+               {"P99"},
+               {"STALL"}});
   for (const json& process : processes) {
     json latency_ns = ObjectAt(process, "fault_latency_ns");
     table.AddRow({absl::StrCat(CountAt(process, "pid")), Printable(StringAt(process, "comm", "-")),
                   Printable(StringAt(process, "algorithm", "-")),
-                  CompactBytes(process, "resident_bytes"), CompactBytes(process, "original_bytes"),
+                  CompactBytes(process, "resident_bytes"), CompactLimit(process),
+                  CompactBytes(process, "original_bytes"),
                   CompactBytes(process, "compressed_bytes"), CompactBytes(process, "held_bytes"),
                   Ratio(CountAt(process, "original_bytes"), CountAt(process, "held_bytes")),
                   absl::StrCat(CountAt(process, "same_filled_pages")),
                   absl::StrCat(CountAt(process, "disk_pages")),
                   absl::StrCat(CountAt(process, "faults_total")), CompactLatency(latency_ns, "p50"),
-                  CompactLatency(latency_ns, "p99")});
+                  CompactLatency(latency_ns, "p99"),
+                  absl::StrCat(StallPercent(process), "/", StallTarget(process))});
   }
-  return table.Render();
+  std::string text = table.Render();
+  if (columns != 0 && WidestLine(text) > columns) {
+    table.Drop("STALL");
+    text = table.Render();
+  }
+  return text;
 }
+
+namespace {
+
+// What is promised of the process, and how it is kept: each line is made of the fields that
+// `shown` then names.
+void AddPolicy(const json& process, Summary& summary, std::set<absl::string_view>& shown) {
+  if (!process.is_object() || !process.contains("stall_target_percent")) return;
+  uint64_t limit = CountAt(process, "limit_bytes");
+  std::string source = StringAt(process, "limit_source", "none");
+  std::string by = source == "none" ? "" : absl::StrCat(", set by ", Printable(source));
+  summary.Add("limit", absl::StrCat(limit == 0 ? "none" : FormatBytes(limit), by));
+  summary.Add("  overshoot", absl::StrCat(FormatBytes(CountAt(process, "max_overshoot_bytes")),
+                                          " at most so far"));
+  summary.Add("mode", Printable(StringAt(process, "mode", "-")));
+  summary.Add("stall",
+              absl::StrCat(StallPercent(process), " % of the time, target ", StallTarget(process),
+                           " %; ", FormatDuration(CountAt(process, "stall_ns")), " in all"));
+  summary.Add("  rate",
+              absl::StrCat(FormatCount(CountAt(process, "rate_pages_per_s")), " pages/s, raised ",
+                           FormatCount(CountAt(process, "rate_raises")), " times, cut ",
+                           FormatCount(CountAt(process, "rate_cuts")), " times"));
+  summary.Add("  probes",
+              absl::StrCat(FormatCount(CountAt(process, "probe_faults")), " faults, which cost ",
+                           FormatDuration(CountAt(process, "probe_cost_ns"))));
+  summary.Add("cold pages",
+              absl::StrCat(PagesAndBytes(CountAt(process, "cold_pages")), ", unwanted for ",
+                           FormatDuration(CountAt(process, "cold_age_ns"))));
+  shown.insert({"limit_bytes", "limit_source", "max_overshoot_bytes", "mode",
+                "stall_target_percent", "stall_ppm", "stall_ns", "rate_pages_per_s", "rate_raises",
+                "rate_cuts", "probe_faults", "probe_cost_ns", "cold_pages", "cold_age_ns"});
+}
+
+}  // namespace
 
 std::string RenderProcess(const json& process) {
   // What a reader looks for comes first; whatever else the daemon tells follows.
@@ -358,6 +430,7 @@ std::string RenderProcess(const json& process) {
                                     "disk_faults",
                                     "fault_latency_ns"};
   Summary summary;
+  std::set<absl::string_view> shown(std::begin(kFirst), std::end(kFirst));
   for (const char* key : kFirst) {
     if (process.contains(key)) summary.Add(FieldLabel(key), FieldText(key, process[key]));
     if (key == absl::string_view("held_bytes")) {
@@ -366,8 +439,9 @@ std::string RenderProcess(const json& process) {
     }
   }
   if (!process.is_object()) return summary.Render();
+  AddPolicy(process, summary, shown);
   for (const auto& [key, value] : process.items()) {
-    if (std::find(std::begin(kFirst), std::end(kFirst), key) != std::end(kFirst)) continue;
+    if (shown.contains(key)) continue;
     summary.Add(FieldLabel(key), FieldText(key, value));
   }
   return summary.Render();
@@ -421,6 +495,14 @@ std::string RenderHistogram(const json& histogram) {
     absl::StrAppend(&text, "\non disk, by compressed size\n", Bars(on_disk, row_bytes, all));
   }
   return text;
+}
+
+std::string RenderLimit(pid_t pid, const json& result) {
+  uint64_t limit = CountAt(result, "limit_bytes");
+  return absl::StrCat(
+      pid, ": ", limit == 0 ? "no limit" : absl::StrCat("limit ", FormatBytes(limit)),
+      " from now on, ", FormatBytes(CountAt(result, "resident_bytes")), " resident; ",
+      FormatBytes(CountAt(result, "must_stay_bytes")), " must stay\n");
 }
 
 std::string RenderSet(const json& result) {

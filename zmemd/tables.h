@@ -27,6 +27,8 @@ class Table {
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
   // `cells` has as many as there are columns; missing ones are empty.
   void AddRow(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  // Leaves out the columns of this title.
+  void Drop(absl::string_view title);
   // Lines without trailing blanks, each with its line feed.
   std::string Render() const;
 
@@ -44,13 +46,15 @@ std::string FormatCount(uint64_t count);
 
 // The answers to the commands, as text with line feeds.
 std::string RenderStatus(const nlohmann::json& status);
-std::string RenderProcesses(const nlohmann::json& processes);
+// A table no wider than `columns` if that can be had by leaving STALL out; 0 is any width.
+std::string RenderProcesses(const nlohmann::json& processes, size_t columns = 0);
 std::string RenderProcess(const nlohmann::json& process);
 std::string RenderEvicted(pid_t pid, const nlohmann::json& result);
 std::string RenderDrained(pid_t pid, const nlohmann::json& result);
 std::string RenderThawed(pid_t pid, const nlohmann::json& result);
 std::string RenderFrozen(pid_t pid);
 std::string RenderHistogram(const nlohmann::json& histogram);
+std::string RenderLimit(pid_t pid, const nlohmann::json& result);
 std::string RenderSet(const nlohmann::json& result);
 std::string RenderVersion(const nlohmann::json& version);
 

@@ -19,6 +19,7 @@ json Process() {
     "resident_bytes": 12582912, "stored_pages": 105548, "staged_pages": 12,
     "original_bytes": 432327884, "compressed_bytes": 103190000, "held_bytes": 108210000,
     "same_filled_pages": 1234, "disk_pages": 56, "disk_bytes": 204800, "faults_total": 12345,
+    "limit_bytes": 536870912, "stall_ppm": 1234, "stall_target_percent": 0.5,
     "fault_latency_ns": {"p50": 3310, "p99": 10200, "max": 1204000}})");
 }
 
@@ -62,12 +63,46 @@ TEST(RenderProcesses, HasZramctlsColumns) {
   json idle = {{"pid", 7}, {"comm", "evil\x1b[31m"}, {"algorithm", "lz4"}};
   EXPECT_EQ(
       RenderProcesses(json::array({Process(), idle})),
-      " PID  COMM          ALGORITHM     RSS    DATA   COMPR   TOTAL  RATIO  SAME  DISK  FAULTS"
-      "     P50      P99\n"
-      "1234  redis-server  lz4        12.00M  412.3M  98.41M  103.2M   4.00  1234    56   12345"
-      "  3.31µs  10.20µs\n"
-      "   7  evil\\x1b[31m  lz4            0B      0B      0B      0B      -     0     0       0"
-      "       -        -\n");
+      " PID  COMM          ALGORITHM     RSS   LIMIT    DATA   COMPR   TOTAL  RATIO  SAME  DISK"
+      "  FAULTS     P50      P99     STALL\n"
+      "1234  redis-server  lz4        12.00M  512.0M  412.3M  98.41M  103.2M   4.00  1234    56"
+      "   12345  3.31µs  10.20µs  0.12/0.5\n"
+      "   7  evil\\x1b[31m  lz4            0B       -      0B      0B      0B      -     0     0"
+      "       0       -        -    0.00/0\n");
+}
+
+TEST(RenderProcesses, LeavesOutWhatANarrowTerminalHasNoPlaceFor) {
+  json processes = json::array({Process()});
+  std::string wide = RenderProcesses(processes);
+  size_t width = wide.find('\n');
+  EXPECT_EQ(RenderProcesses(processes, width), wide);
+  std::string narrow = RenderProcesses(processes, width - 1);
+  EXPECT_FALSE(absl::StrContains(narrow, "STALL")) << narrow;
+  EXPECT_TRUE(absl::StrContains(narrow, "LIMIT")) << narrow;
+  EXPECT_TRUE(absl::EndsWith(narrow, "3.31µs  10.20µs\n")) << narrow;
+}
+
+TEST(RenderProcess, SaysWhatIsPromisedAndHowItIsKept) {
+  json process = json::parse(R"({"pid": 7, "limit_bytes": 536870912, "limit_source": "owner",
+    "max_overshoot_bytes": 1048576, "mode": "pressure", "stall_target_percent": 0.5,
+    "stall_ppm": 1234, "stall_ns": 12500000, "rate_pages_per_s": 4096, "rate_raises": 3,
+    "rate_cuts": 2, "probe_faults": 10, "probe_cost_ns": 170000, "cold_pages": 512,
+    "cold_age_ns": 30000000000})");
+  EXPECT_EQ(RenderProcess(process),
+            "pid          7\n"
+            "ratio        -\n"
+            "limit        512.0 MiB, set by owner\n"
+            "  overshoot  1.00 MiB at most so far\n"
+            "mode         pressure\n"
+            "stall        0.12 % of the time, target 0.5 %; 12.50 ms in all\n"
+            "  rate       4,096 pages/s, raised 3 times, cut 2 times\n"
+            "  probes     10 faults, which cost 170.0 µs\n"
+            "cold pages   512 pages (2.00 MiB), unwanted for 30.00 s\n");
+  process["limit_bytes"] = 0;
+  process["limit_source"] = "none";
+  EXPECT_TRUE(absl::StrContains(RenderProcess(process), "limit        none\n"));
+  process["limit_source"] = "root";
+  EXPECT_TRUE(absl::StrContains(RenderProcess(process), "limit        none, set by root\n"));
 }
 
 TEST(RenderProcesses, SaysSoWhenThereAreNone) {
@@ -77,6 +112,9 @@ TEST(RenderProcesses, SaysSoWhenThereAreNone) {
 
 TEST(RenderProcess, ShowsWhateverTheDaemonTells) {
   json process = Process();
+  for (const char* promise : {"limit_bytes", "stall_ppm", "stall_target_percent"}) {
+    process.erase(promise);
+  }
   process["stall_budget_percent"] = 1.5;
   process["cold_age_ns"] = 30'000'000'000;
   process["ranges"] = {1, 2};
@@ -204,6 +242,16 @@ TEST(RenderResults, AreOneLine) {
   EXPECT_EQ(RenderVersion({{"version", "0.1"}, {"protocol", 1}}), "zmemd 0.1, protocol 1\n");
 }
 
+TEST(RenderLimit, SaysWhatCountsFromNowOn) {
+  json result = {
+      {"limit_bytes", 536870912}, {"resident_bytes", 1073741824}, {"must_stay_bytes", 3145728}};
+  EXPECT_EQ(RenderLimit(7, result),
+            "7: limit 512.0 MiB from now on, 1.00 GiB resident; 3.00 MiB must stay\n");
+  result["limit_bytes"] = 0;
+  EXPECT_EQ(RenderLimit(7, result),
+            "7: no limit from now on, 1.00 GiB resident; 3.00 MiB must stay\n");
+}
+
 TEST(RenderSet, SaysWhatBecomesOfWhatIsHeldAboveTheLimit) {
   json result = {{"key", "max_pool_size"},
                  {"value", "64M"},
@@ -245,7 +293,8 @@ TEST(Render, SurvivesAnswersOfAnyShape) {
     for (const std::string& text :
          {RenderStatus(answer), RenderProcesses(answer), RenderProcess(answer),
           RenderEvicted(1, answer), RenderDrained(1, answer), RenderThawed(1, answer),
-          RenderHistogram(answer), RenderSet(answer), RenderVersion(answer)}) {
+          RenderHistogram(answer), RenderLimit(1, answer), RenderSet(answer),
+          RenderVersion(answer)}) {
       EXPECT_EQ(text.back(), '\n') << answer;
     }
   }

@@ -33,9 +33,14 @@ constexpr char kFooter[] =
     "  zmemctl thaw 1234                put everything back for a debugger or a dump, until\n"
     "  zmemctl freeze 1234              lets pages be taken out again\n"
     "  zmemctl histogram 1234           how small its pages became\n"
+    "  zmemctl limit 1234 512M          keep no more than that resident\n"
+    "  zmemctl limit 1234 60%           the same, of what the process has now, resident and out\n"
+    "  zmemctl limit 1234 none          let it be\n"
     "  zmemctl set max_pool_size 1G     change the pool's limit until zmemd starts anew\n"
     "\nSizes: K, M, G are powers of 1024. RATIO is DATA (bytes taken out) over TOTAL (bytes "
-    "held).\nSAME and DISK are pages: those of one word, those in the backing file.\n"
+    "held).\nSTALL is the share of time in which threads wait for pages, and its target, in "
+    "percent.\n"
+    "SAME and DISK are pages: those of one word, those in the backing file.\n"
     "\nExit codes: 0 done, 1 failed, 2 usage, 3 unknown or unmanaged PID, 4 no permission,\n"
     "7 no daemon.";
 
@@ -70,6 +75,14 @@ void AddCommand(CLI::App& app, Options& options, ControlCommand command, const c
           ->required(ControlCommandArgument(command) == ControlArgument::kPid)
           ->check(CLI::Validator(CheckPid, ""));
       break;
+    case ControlArgument::kPidWithValue:
+      sub->add_option("PID", options.request.pid, "Number of a managed process")
+          ->required()
+          ->check(CLI::Validator(CheckPid, ""));
+      sub->add_option("LIMIT", options.request.value,
+                      "A size, a percentage of what the process has now, resident and out, or none")
+          ->required();
+      break;
     case ControlArgument::kSetting:
       sub->add_option("KEY", options.request.key,
                       "max_pool_percent, max_pool_size or accept_threshold_percent")
@@ -98,22 +111,23 @@ void Define(CLI::App& app, Options& options) {
   AddCommand(app, options, ControlCommand::kFreeze, "Take pages out of PID again, after thaw");
   AddCommand(app, options, ControlCommand::kHistogram,
              "Show how small pages were compressed, of PID or of all");
+  AddCommand(app, options, ControlCommand::kLimit, "Limit what of PID is resident");
   AddCommand(app, options, ControlCommand::kSet, "Change a setting of the running daemon");
   AddCommand(app, options, ControlCommand::kVersion, "Show the daemon's version");
 }
 
-// How many places the terminal on stderr has; 0 when it is none.
-size_t TerminalColumns() {
-  if (isatty(STDERR_FILENO) == 0) return 0;
+// How many places the terminal on a descriptor has; 0 when it is none.
+size_t TerminalColumns(int fd) {
+  if (isatty(fd) == 0) return 0;
   winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
   return size.ws_col;
 }
 
 absl::StatusOr<json> Call(const Options& options) {
   absl::StatusOr<UniqueFd> connection = ConnectControl(options.socket);
   if (!connection.ok()) return connection.status();
-  size_t columns = TerminalColumns();
+  size_t columns = TerminalColumns(STDERR_FILENO);
   ProgressBar::Sink terminal;
   if (columns > 0) {
     terminal = [](absl::string_view bytes) { fwrite(bytes.data(), 1, bytes.size(), stderr); };
@@ -131,7 +145,7 @@ std::string Render(const ControlRequest& request, const json& answer) {
     case ControlCommand::kStatus:
       return RenderStatus(answer);
     case ControlCommand::kPs:
-      return RenderProcesses(answer);
+      return RenderProcesses(answer, TerminalColumns(STDOUT_FILENO));
     case ControlCommand::kShow:
       return RenderProcess(answer);
     case ControlCommand::kEvict:
@@ -144,6 +158,8 @@ std::string Render(const ControlRequest& request, const json& answer) {
       return RenderFrozen(request.pid);
     case ControlCommand::kHistogram:
       return RenderHistogram(answer);
+    case ControlCommand::kLimit:
+      return RenderLimit(request.pid, answer);
     case ControlCommand::kSet:
       return RenderSet(answer);
     case ControlCommand::kVersion:

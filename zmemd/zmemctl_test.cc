@@ -179,7 +179,7 @@ TEST_F(ZmemctlTest, ASocketThatMayNotBeUsedIsFour) {
 TEST_F(ZmemctlTest, UsageErrorsAreTwoAndOneLine) {
   for (const char* arguments :
        {"", "explode", "show", "show abc", "evict 0", "evict -- -5", "status extra", "--explode",
-        "status ps", "--socket", "set", "set max_pool_size"}) {
+        "status ps", "--socket", "set", "set max_pool_size", "limit", "limit 7", "limit x 1G"}) {
     Result result = Run(arguments);
     EXPECT_EQ(result.exit_code, 2) << arguments;
     EXPECT_TRUE(absl::StartsWith(result.err, "zmemctl: ")) << result.err;
@@ -192,6 +192,7 @@ TEST_F(ZmemctlTest, HelpHasExamplesAndExitCodes) {
   Result result = Run("--help");
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_TRUE(absl::StrContains(result.out, "zmemctl evict $(pidof"));
+  EXPECT_TRUE(absl::StrContains(result.out, "zmemctl limit 1234 60%"));
   EXPECT_TRUE(absl::StrContains(result.out, "7 no daemon"));
 }
 

@@ -27,7 +27,7 @@
 namespace zmem::wire {
 
 inline constexpr uint32_t kMagic = 0x4d454d5a;  // "ZMEM" in memory
-inline constexpr uint16_t kVersion = 3;
+inline constexpr uint16_t kVersion = 4;
 inline constexpr size_t kMaxMessageBytes = 1024;
 
 enum class MessageType : uint16_t {
@@ -71,6 +71,8 @@ struct Hello {
   Address kept;             // the program's KeptMemory, within `agent`
   // Zero if the daemon's own min_resident decides, else the program's (ZMEM_MIN_RESIDENT).
   uint64_t min_resident_bytes;
+  // Of resident memory, as the program asks (ZMEM_LIMIT); zero if it does not.
+  uint64_t limit_bytes;
 };
 
 struct Welcome {
