@@ -47,6 +47,7 @@ absl::Status Reclaimer::Tick() {
   int64_t now_ns = clock_.now_ns();
   if (absl::Status status = ReturnHugePages(now_ns); !status.ok()) return status;
   if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
+  if (absl::Status status = FollowAdvice(); !status.ok()) return status;
   if (now_ns >= next_scan_ns_) {
     next_scan_ns_ = now_ns + process_.policy().scan_interval_ns;
     if (absl::Status status = Scan(now_ns); !status.ok()) return status;
@@ -57,6 +58,8 @@ absl::Status Reclaimer::Tick() {
 absl::StatusOr<Reclaimer::Survey> Reclaimer::Look() {
   std::vector<AddressRange> excluded{
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
+  std::vector<AddressRange> kept = process_.advice.kept();
+  excluded.insert(excluded.end(), kept.begin(), kept.end());
   absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
   if (!map.ok()) return absl::UnavailableError("the program is gone");
 

@@ -89,6 +89,11 @@ class Reclaimer {
   // `age_ns` ago.
   void LookAgain(const Candidate& candidate, int64_t age_ns);
   absl::Status TakeUntilThereIsRoom();
+  // Does what the program has advised since the last call (reclaimer_advice.cc).
+  absl::Status FollowAdvice();
+  absl::Status TakeOutCold(const std::vector<AddressRange>& cold);
+  static Candidate Within(const Candidate& candidate, const std::vector<AddressRange>& ranges);
+  absl::Status WatchKept(const std::vector<AddressRange>& kept);
   absl::Status SettleProbations(int64_t now_ns);
   // Lets the faults of the chunk's eligible parts come to us.
   void RegisterChunk(uint64_t chunk_number, const AddressMap& map);
