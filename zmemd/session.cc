@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "libzmem/base/quantity.h"
 #include "libzmem/uffd/address_map.h"
+#include "zmemd/hints.h"
 #include "zmemd/program_settings.h"
 
 namespace zmem {
@@ -141,7 +142,8 @@ void Session::End() {
 }
 
 void Session::ServeAgent(wire::Channel& channel) {
-  ChannelAgentLink agent(channel);
+  Hints hints(*process_, *faults_, wake_fd_.get());
+  ChannelAgentLink agent(channel, hints);
   Reclaimer reclaimer(*process_, agent, clock_, {});
   bool agent_left = false;
   while (!process_->gone.load(std::memory_order_acquire) &&
@@ -394,6 +396,7 @@ nlohmann::json Session::Describe() const {
       {"same_filled_pages", counters.same_filled_pages.load()},
       {"disk_pages", counters.disk_pages.load()},
       {"disk_bytes", counters.disk_bytes.load()},
+      {"kept_bytes", process_->advice.kept_bytes()},
       {"managed_bytes", process_->table.size() * kChunkBytes},
       {"faults_total", counters.faults_total.load()},
       {"disk_faults", counters.disk_faults.load()},

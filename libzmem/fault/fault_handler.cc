@@ -52,7 +52,8 @@ FaultHandler::FaultHandler(std::shared_ptr<Process> process, FaultObserver& obse
       wake_fd_(std::move(wake_fd)),
       restorer_(*process_),
       disk_(*process_, restorer_, clock),
-      events_(*process_, restorer_, disk_) {}
+      events_(*process_, restorer_, disk_),
+      prefetcher_(*process_, restorer_, disk_) {}
 
 void FaultHandler::Stop() {
   stop_.store(true, std::memory_order_release);
@@ -71,8 +72,10 @@ void FaultHandler::EndDrain() {
   drained_.store(false, std::memory_order_release);
 }
 
+void FaultHandler::OnAdvice() { eventfd_write(wake_fd_.get(), 1); }
+
 int FaultHandler::PollTimeoutMs() const {
-  bool work = pending_count_ > 0 || !process_->arrivals.empty() ||
+  bool work = pending_count_ > 0 || !process_->arrivals.empty() || prefetcher_.pending() ||
               (draining_.load(std::memory_order_acquire) && !drained());
   if (!work) return -1;
   return fruitless_rounds_ < kEagerRounds ? 0 : 1;
@@ -100,7 +103,11 @@ bool FaultHandler::Turn(int timeout_ms) {
   if (fds[0].revents != 0) ServeMessages();
   if (!process_->arrivals.empty()) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
-  if (draining_.load(std::memory_order_acquire) && !drained()) DrainSlice();
+  if (draining_.load(std::memory_order_acquire) && !drained()) {
+    DrainSlice();
+  } else if (prefetcher_.pending()) {
+    fruitless_rounds_ = prefetcher_.Slice() ? 0 : fruitless_rounds_ + 1;
+  }
   // Last: what was begun above may have been in memory.
   if (disk_.in_flight() > 0 && disk_.Complete() == FillResult::kGone) {
     process_->gone.store(true, std::memory_order_release);

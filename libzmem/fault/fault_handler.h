@@ -18,6 +18,7 @@
 #include "libzmem/fault/disk_reads.h"
 #include "libzmem/fault/layout_events.h"
 #include "libzmem/fault/page_restorer.h"
+#include "libzmem/fault/prefetcher.h"
 #include "libzmem/fault/readahead.h"
 #include "libzmem/store/process.h"
 
@@ -62,6 +63,8 @@ class FaultHandler {
   void RequestDrain();
   // Lets pages be taken out again. Thread-safe, but not beside RequestDrain.
   void EndDrain();
+  // The program has given advice (Process::advice). Thread-safe.
+  void OnAdvice();
   // Every page is back. Stays true until EndDrain. Thread-safe.
   bool drained() const { return drained_.load(std::memory_order_acquire); }
 
@@ -123,6 +126,7 @@ class FaultHandler {
   PageRestorer restorer_;
   DiskReads disk_;
   LayoutEvents events_;
+  Prefetcher prefetcher_;
   Readahead readahead_;   // of stored pages
   Readahead zero_ahead_;  // of pages never touched
   CpuFollower follower_;
@@ -132,7 +136,7 @@ class FaultHandler {
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room
   int64_t taken_when_short_ = 0;
   int64_t limit_given_up_ns_ = 0;  // when no page had gone out for too long; 0: never
-  int fruitless_rounds_ = 0;       // since a pending fault or a drain last got on
+  int fruitless_rounds_ = 0;       // since a pending fault, a drain or advice last got on
 
   std::vector<uint64_t> drain_chunks_;
   size_t drain_chunk_ = 0;

@@ -67,6 +67,7 @@ void LayoutEvents::OnRemap(Address from, Address to, uint64_t bytes) {
                });
   AddressRange target{to, to + bytes};
   DropRange(target, {});  // whatever lay there is gone, be its own event read or still to come
+  process_.advice.Move({from, from + bytes}, to);
   for (const auto& [address, entry] : moved) {
     std::shared_ptr<Chunk> chunk = process_.OwnChunk(address);
     if (chunk == nullptr) chunk = process_.table.FindOrAdd(ChunkNumber(address));
@@ -155,6 +156,7 @@ void LayoutEvents::OnUnmap(AddressRange range) { DropRange(range, NewerThan(rang
 
 void LayoutEvents::DropRange(AddressRange range, const std::vector<AddressRange>& spared) {
   process_.clean_pages.Drop(range);
+  if (spared.empty()) process_.advice.Forget(range);
   auto is_spared = [&spared](Address page) {
     return std::any_of(spared.begin(), spared.end(),
                        [page](AddressRange part) { return part.Contains(page); });

@@ -1,5 +1,5 @@
 // The reclaimer's commands to the agent, one at a time, each answered by a Report, and what the
-// program asks for through the agent.
+// program asks for, says and wants to know through the agent.
 // Belongs to the reclaimer's thread.
 #pragma once
 
@@ -36,9 +36,18 @@ class AgentLink {
   virtual void Grant(wire::Wish wish) = 0;
 };
 
+// Answers what the program says or asks through zmem.h. Called while a command's report is awaited,
+// too, with the gate closed: must be quick, and must not wait for the program.
+class Respondent {
+ public:
+  virtual ~Respondent() = default;
+  virtual wire::Answer Respond(const wire::Query& query) = 0;
+};
+
 class ChannelAgentLink final : public AgentLink {
  public:
-  explicit ChannelAgentLink(wire::Channel& channel) : channel_(channel) {}
+  ChannelAgentLink(wire::Channel& channel, Respondent& respondent)
+      : channel_(channel), respondent_(respondent) {}
 
   absl::StatusOr<wire::Report> Move(wire::Move command) override { return Call(command); }
   absl::StatusOr<wire::Report> Discard(wire::Discard command) override { return Call(command); }
@@ -62,12 +71,16 @@ class ChannelAgentLink final : public AgentLink {
   // Takes in what the agent has sent unasked, without waiting.
   // Errors: Unavailable at the agent's end, or if it sends what makes no sense.
   absl::Status TakeRequests() {
-    for (;;) {
+    for (int i = 0; i < kMostUnasked; ++i) {
       wire::Request request{};
-      absl::Status got = channel_.Receive(request, 0);
+      wire::Query query{};
+      size_t which = 0;
+      absl::Status got = channel_.ReceiveOneOf(&which, 0, request, query);
       if (absl::IsDeadlineExceeded(got)) return absl::OkStatus();
-      if (!got.ok() || !Note(request)) return absl::UnavailableError("the agent is gone");
+      bool known = got.ok() && (which == 0 ? Note(request) : Reply(query));
+      if (!known) return absl::UnavailableError("the agent is gone");
     }
+    return absl::OkStatus();  // the rest another time
   }
   // No answer is outstanding: what the agent sends now is a request, or its end.
   bool idle() const { return idle_; }
@@ -76,6 +89,9 @@ class ChannelAgentLink final : public AgentLink {
   // A running agent answers within a millisecond. A longer wait would hold up the program's faults,
   // since the gate is closed to them meanwhile.
   static constexpr int kAnswerTimeoutMs = 1000;
+  // Messages taken in one go that were not asked for. An agent sends one for each of its wishes and
+  // one for each thread in a call of zmem.h, of which it lets in a few.
+  static constexpr int kMostUnasked = 256;
 
   template <typename Command>
   absl::StatusOr<wire::Report> Call(Command& command) {
@@ -89,18 +105,21 @@ class ChannelAgentLink final : public AgentLink {
   }
 
   absl::Status Receive(wire::Report& report) {
-    for (;;) {
+    for (int i = 0; i < kMostUnasked; ++i) {
       wire::Request request{};
-      bool is_request = false;
-      absl::Status got = channel_.ReceiveEither(report, request, &is_request, kAnswerTimeoutMs);
+      wire::Query query{};
+      size_t which = 0;
+      absl::Status got = channel_.ReceiveOneOf(&which, kAnswerTimeoutMs, report, request, query);
       if (absl::IsDeadlineExceeded(got)) return got;
-      if (got.ok() && is_request && Note(request)) continue;
-      if (got.ok() && !is_request && report.header.sequence == sequence_) {
+      if (got.ok() && which == 1 && Note(request)) continue;
+      if (got.ok() && which == 2 && Reply(query)) continue;
+      if (got.ok() && which == 0 && report.header.sequence == sequence_) {
         idle_ = true;
         return got;
       }
-      return absl::UnavailableError("the agent is gone, or answers what was not asked");
+      break;
     }
+    return absl::UnavailableError("the agent is gone, or answers what was not asked");
   }
 
   bool Note(const wire::Request& request) {
@@ -110,7 +129,15 @@ class ChannelAgentLink final : public AgentLink {
     return true;
   }
 
+  bool Reply(const wire::Query& query) {
+    wire::Answer answer = respondent_.Respond(query);
+    answer.header.sequence = query.header.sequence;
+    channel_.Send(answer).IgnoreError();  // as above
+    return true;
+  }
+
   wire::Channel& channel_;
+  Respondent& respondent_;
   uint32_t sequence_ = 0;
   bool idle_ = true;
   std::array<bool, wire::kWishes> asked_{};

@@ -65,6 +65,7 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
 }
 
 bool Isolator::NothingKnown(AddressRange range) {
+  if (process_.advice.Keeps(range)) return false;  // its end must be told
   for (uint64_t number : process_.table.NumbersIn(range)) {
     std::shared_ptr<Chunk> chunk = process_.table.Find(number);
     if (chunk == nullptr) continue;
@@ -153,7 +154,8 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
   if (quarantine) ReleaseQuarantine(chunk, chunk_start);
   wire::PageSet claimed;
   wire::PageSet registered = process_.table.Registered(ChunkNumber(chunk_start));
-  ForEach(pages.And(registered), [&](size_t page) {
+  wire::PageSet kept = process_.advice.KeptIn(ChunkNumber(chunk_start));
+  ForEach(pages.And(registered).Without(kept), [&](size_t page) {
     PageEntry entry = chunk.Load(page);
     if (entry.state() != PageState::kResident || entry.Has(PageEntry::kQuarantined)) return;
     if (chunk.Transition(page, entry, PageEntry::Isolating(SlotOf(slab, page)))) claimed.Add(page);

@@ -37,12 +37,13 @@ class Isolator {
   // Takes chunks out of the table of which nothing is registered and nothing is known.
   void ForgetUnused();
 
-  // Moves those of `pages` that are registered, the program's own and not about to be dropped from
-  // the chunk to the slab, which is free. Their entries are then kStaged. Returns them; pages that
-  // the kernel does not move (pinned, shared after a fork, locked) are left alone, and so are all
-  // if the program has said since `kept_generation` that more must stay (wire/kept_memory.h).
-  // Errors, of this and the next two: Unavailable when the agent is gone; DeadlineExceeded when it
-  // does not answer. The entries then say where the pages are all the same.
+  // Moves those of `pages` that are registered, the program's own, not about to be dropped and not
+  // kept (store/advice.h) from the chunk to the slab, which is free. Their entries are then
+  // kStaged. Returns them; pages that the kernel does not move (pinned, shared after a fork,
+  // locked) are left alone, and so are all if the program has said since `kept_generation` that
+  // more must stay (wire/kept_memory.h). Errors, of this and the next two: Unavailable when the
+  // agent is gone; DeadlineExceeded when it does not answer. The entries then say where the pages
+  // are all the same.
   absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab,
                                         uint32_t kept_generation);
 
@@ -64,7 +65,7 @@ class Isolator {
  private:
   // Nothing if the program is changing its layout.
   std::optional<bool> TryRegister(AddressRange part, AddressRange mapping);
-  // Whether none of its pages is out, about to be dropped, or known to be incompressible.
+  // Whether none of its pages is out, about to be dropped, kept, or known to be incompressible.
   bool NothingKnown(AddressRange range);
   // Whether chunks that `mapping` reaches into have pages that we registered.
   bool IsRegistered(AddressRange mapping);

@@ -72,6 +72,7 @@ absl::Status Reclaimer::Tick() {
   if (absl::Status status = SettleProbations(now_ns); !status.ok()) return status;
   if (absl::Status status = HoldLimit(now_ns); !status.ok()) return status;
   if (absl::Status status = TakeWanted(); !status.ok()) return status;
+  if (absl::Status status = FollowAdvice(); !status.ok()) return status;
   if (now_ns >= next_scan_ns_) {
     next_scan_ns_ = now_ns + process_.policy().scan_interval_ns;
     if (absl::Status status = Scan(now_ns); !status.ok()) return status;

@@ -103,6 +103,9 @@ class Reclaimer {
   // program asks for something.
   absl::Status TakeOldest(const std::function<bool()>& is_enough);
   absl::Status PickVictims(int64_t now_ns);
+  // Does what the program has advised since the last call (reclaimer_advice.cc).
+  absl::Status FollowAdvice();
+  absl::Status TakeOutCold(const std::vector<AddressRange>& cold);
   absl::Status SettleProbations(int64_t now_ns);
   // Compresses and publishes what of the slab is still staged, gives back what the store refuses,
   // and frees the slab. `pool_full` becomes true if the pool refused a page.

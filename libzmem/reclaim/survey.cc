@@ -14,6 +14,8 @@ constexpr uint64_t kSurveyChunks = 512;
 absl::StatusOr<Survey> Surveyor::Look() {
   std::vector<AddressRange> excluded{
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
+  std::vector<AddressRange> kept = process_.advice.kept();
+  excluded.insert(excluded.end(), kept.begin(), kept.end());
   absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
   if (!map.ok()) return absl::UnavailableError("the program is gone");
 
@@ -87,6 +89,32 @@ void Surveyor::UnregisterHot(const AddressMap& map, const std::vector<Candidate>
     if (!is_wanted) isolator_.Unregister(mapping);
   }
   isolator_.ForgetUnused();
+}
+
+absl::Status Surveyor::Watch(const std::vector<AddressRange>& kept) {
+  std::vector<AddressRange> excluded{
+      process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
+  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
+  if (!map.ok()) return absl::UnavailableError("the program is gone");
+  size_t registered = map->registered().size();
+  // One part stands for its mapping, which is registered as a whole.
+  AddressRange watched{};
+  for (AddressRange eligible : map->eligible()) {
+    auto next = std::partition_point(
+        kept.begin(), kept.end(), [&](AddressRange range) { return range.end <= eligible.start; });
+    AddressRange part = next == kept.end() ? AddressRange{} : next->Intersect(eligible);
+    if (part.empty() || watched.Contains(part.start)) continue;
+    auto mapping =
+        std::partition_point(map->mappings().begin(), map->mappings().end(),
+                             [part](AddressRange each) { return each.end <= part.start; });
+    if (mapping == map->mappings().end()) continue;
+    part.end = std::min(part.end, ChunkStart(part.start) + kChunkBytes);
+    if (registered >= kMaxRegisteredMappings) break;
+    if (!isolator_.Register(part, *mapping)) continue;
+    watched = *mapping;
+    ++registered;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace zmem

@@ -15,6 +15,7 @@
 #include "libzmem/base/histogram.h"
 #include "libzmem/base/mutex.h"
 #include "libzmem/base/page.h"
+#include "libzmem/store/advice.h"
 #include "libzmem/store/clean_pages.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
@@ -167,6 +168,7 @@ class Process {
 
   RecentRemovals removals;
   CleanPages clean_pages;
+  Advice advice;
 
   // Pages that the program's memory cgroup still takes and its resident limit allows, as far as we
   // know: what is filled in is taken off, and both are asked again when little is left.

@@ -39,14 +39,15 @@ class Channel {
     return TakeOut(packet, message) ? absl::OkStatus() : OutOfOrder();
   }
 
-  // The same for whichever of the two comes first; `*is_second` tells which.
-  template <typename First, typename Second>
-  absl::Status ReceiveEither(First& first, Second& second, bool* is_second, int timeout_ms) {
+  // The same for whichever of `messages`, of different types, comes first; `*which` tells, from 0.
+  template <typename... Messages>
+  absl::Status ReceiveOneOf(size_t* which, int timeout_ms, Messages&... messages) {
     Packet packet;
     absl::Status got = ReceivePacket(packet, timeout_ms, nullptr);
     if (!got.ok()) return got;
-    *is_second = TakeOut(packet, second);
-    return *is_second || TakeOut(packet, first) ? absl::OkStatus() : OutOfOrder();
+    *which = 0;
+    bool taken = ((TakeOut(packet, messages) || (++*which, false)) || ...);
+    return taken ? absl::OkStatus() : OutOfOrder();
   }
 
   // The version in the last message whose magic was right; 0 before one came.

@@ -12,6 +12,8 @@
 //     Report ──────────────────────────────►   one Report for each of them
 //     Request ─────────────────────────────►   at any time: what the program waits for
 //     ◄──────────────────────────────── Granted   in its own time
+//     Query ───────────────────────────────►   at any time: advice, or a question (zmem.h)
+//     ◄───────────────────────────────── Answer   one for each, at once
 //     ◄───────────────────────────────── Detach
 //
 // A forked child already has a userfaultfd, which zmemd holds: its Hello carries the token that its
@@ -43,6 +45,8 @@ enum class MessageType : uint16_t {
   kPopulate = 10,
   kRequest = 11,
   kGranted = 12,
+  kQuery = 13,
+  kAnswer = 14,
 };
 
 struct Header {
@@ -207,6 +211,43 @@ struct Detach {
   Header header{.type = MessageType::kDetach, .message_bytes = sizeof(Detach)};
   uint32_t for_good = 0;  // 1: end; 0: ask to be managed again when a zmemd listens
   uint32_t reserved = 0;
+};
+
+// What a program says or asks through libzmem/zmem.h.
+enum class QueryKind : uint32_t {
+  kNormal = 0,    // ends the others
+  kCold = 1,      // may go out now
+  kWillNeed = 2,  // back now
+  kKeep = 3,      // never out
+  kStatistics = 4,
+};
+
+// The agent passes on what it is given: one Answer with the same sequence follows.
+struct Query {
+  Header header{.type = MessageType::kQuery, .message_bytes = sizeof(Query)};
+  QueryKind kind;
+  uint32_t reserved = 0;
+  AddressRange range;  // page-aligned; of kStatistics: empty
+};
+
+// Levels, but for the two totals; zmem.h says what each is.
+struct Statistics {
+  uint64_t resident_bytes = 0;
+  uint64_t out_bytes = 0;
+  uint64_t held_bytes = 0;
+  uint64_t disk_bytes = 0;
+  uint64_t faults_total = 0;
+  uint64_t stall_ns = 0;
+  uint64_t limit_bytes = 0;
+  uint64_t stall_target_ppm = 0;
+  uint64_t kept_bytes = 0;
+};
+
+struct Answer {
+  Header header{.type = MessageType::kAnswer, .message_bytes = sizeof(Answer)};
+  int32_t error = 0;  // an errno, or 0
+  uint32_t reserved = 0;
+  Statistics statistics;  // of kStatistics
 };
 
 static_assert(sizeof(Hello) <= kMaxMessageBytes && sizeof(Refuse) <= kMaxMessageBytes &&
