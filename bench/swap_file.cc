@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <string>
 #include <vector>
 
 #include "libzmem/base/page.h"
@@ -56,6 +57,16 @@ bool SwapOff(const std::string& path) {
     poll(nullptr, 0, kOffPauseMs);
   }
   return false;
+}
+
+uint64_t SwappedBytes(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/status");
+  std::string word;
+  uint64_t kib = 0;
+  while (file >> word) {
+    if (word == "VmSwap:" && file >> kib) return kib << 10;
+  }
+  throw HarnessError("the program has no VmSwap");
 }
 
 SwapTraffic SwapTraffic::Now() {

@@ -3,6 +3,8 @@
 // Not thread-safe.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -17,6 +19,9 @@ std::string WhySwapIsUnavailable();
 
 // Switches swap on `path` off, for a guardian. Returns whether there is none there any more.
 bool SwapOff(const std::string& path);
+
+// What of a process is swapped out. Throws HarnessError.
+uint64_t SwappedBytes(pid_t pid);
 
 // What went to and came from all swap since the machine started.
 struct SwapTraffic {

@@ -17,7 +17,6 @@
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <optional>
@@ -116,25 +115,6 @@ std::string WhyUnavailable(Means means) {
       return WhySwapIsUnavailable();
   }
   return "";
-}
-
-uint64_t SwappedBytes(pid_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/status"));
-  std::string word;
-  uint64_t kib = 0;
-  while (file >> word) {
-    if (word == "VmSwap:" && file >> kib) return kib << 10;
-  }
-  throw HarnessError("the program has no VmSwap");
-}
-
-uint64_t ZramHeldBytes() {
-  std::ifstream file("/sys/block/zram0/mm_stat");
-  uint64_t original = 0;
-  uint64_t compressed = 0;
-  uint64_t held = 0;
-  file >> original >> compressed >> held;
-  return held;
 }
 
 // A program, what squeezes it, and one measurement of both.
@@ -292,7 +272,7 @@ class Run {
                    status.at("metadata_bytes").get<uint64_t>();
     } else if (means_ != Means::kNone) {
       out_bytes = SwappedBytes(child_->pid());
-      held_bytes = zram_ ? ZramHeldBytes() : 0;
+      held_bytes = zram_ ? zram_->HeldBytes() : 0;
     }
     result["out_share"] = static_cast<double>(out_bytes) / static_cast<double>(options_.bytes);
     result["held_bytes"] = held_bytes;

@@ -68,4 +68,13 @@ double ZramSwap::CompressionRatio() const {
   return compressed > 0 ? original / compressed : 0;
 }
 
+uint64_t ZramSwap::HeldBytes() const {
+  std::ifstream file("/sys/block/zram0/mm_stat");
+  uint64_t original = 0;
+  uint64_t compressed = 0;
+  uint64_t held = 0;
+  if (!(file >> original >> compressed >> held)) throw HarnessError("cannot read zram's mm_stat");
+  return held;
+}
+
 }  // namespace zmem

@@ -23,6 +23,8 @@ class ZramSwap {
 
   // What is in it, over what that takes compressed; 0 when it is empty.
   double CompressionRatio() const;
+  // The memory that it takes (mm_stat mem_used_total).
+  uint64_t HeldBytes() const;
 
  private:
   std::optional<Guardian> guardian_;

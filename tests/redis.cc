@@ -19,6 +19,24 @@ constexpr size_t kReadBytes = 256 << 10;
 // Pipelined commands in flight: enough to hide the round trips, few enough for the buffers.
 constexpr size_t kPipeline = 32;
 
+std::string SocketIn(const TempDir& directory) { return directory.File("redis.sock"); }
+
+std::vector<std::string> Arguments(const TempDir& directory) {
+  return {"redis-server",
+          "--port",
+          "0",
+          "--unixsocket",
+          SocketIn(directory),
+          "--save",
+          "",
+          "--appendonly",
+          "no",
+          "--enable-debug-command",
+          "yes",
+          "--dir",
+          directory.path()};
+}
+
 }  // namespace
 
 RedisClient::RedisClient(const std::string& path)
@@ -96,11 +114,17 @@ void RedisClient::ReadMore() {
   CheckErrno(bytes, "receive from redis");
 }
 
-RedisServer::RedisServer(const Daemon& daemon) : socket_(daemon.directory().File("redis.sock")) {
-  ChildOptions options = Managed(
-      daemon, {"redis-server", "--port", "0", "--unixsocket", socket_, "--save", "", "--appendonly",
-               "no", "--enable-debug-command", "yes", "--dir", daemon.directory().path()});
+RedisServer::RedisServer(const Daemon& daemon) : socket_(SocketIn(daemon.directory())) {
+  ChildOptions options = Managed(daemon, Arguments(daemon.directory()));
   options.env.erase("ZMEM_MIN_RESIDENT");  // as for any program, the daemon's configuration decides
+  Start(options);
+}
+
+RedisServer::RedisServer(const TempDir& directory) : socket_(SocketIn(directory)) {
+  Start({.argv = Arguments(directory)});
+}
+
+void RedisServer::Start(const ChildOptions& options) {
   child_ = std::make_unique<Child>(options);
   WaitUntil("redis-server to accept", kStartTimeout, [this] {
     if (!child_->Running()) {

@@ -37,10 +37,13 @@ class RedisClient {
   size_t consumed_ = 0;  // how much of received_ was handed out
 };
 
-// Starts redis-server under libzmem.so in the daemon's directory, waits until it answers.
+// Starts redis-server, waits until it answers.
 class RedisServer {
  public:
+  // Under libzmem.so, in the daemon's directory.
   explicit RedisServer(const Daemon& daemon);
+  // Without zmem, in `directory`.
+  explicit RedisServer(const TempDir& directory);
 
   Child& child() { return *child_; }
   const std::string& socket() const { return socket_; }
@@ -48,6 +51,8 @@ class RedisServer {
   void Stop();
 
  private:
+  void Start(const ChildOptions& options);
+
   std::string socket_;
   std::unique_ptr<Child> child_;
 };
