@@ -248,7 +248,7 @@ void Reclaimer::LookAgain(const Candidate& candidate, int64_t age_ns) {
     // As it is in the program, without taking it.
     if (chunk->Load(page).Has(PageEntry::kIncompressible) &&
         process_.memory.Read(start + page * kPageBytes, bytes.data(), kPageBytes) &&
-        process_.store.IsCompressible(bytes, workspace_)) {
+        process_.store.IsCompressible(bytes, workspace_, process_.policy().compressor)) {
       changed.Add(page);
     }
   }
@@ -454,11 +454,11 @@ StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBy
     return StoreResult::kStored;
   }
   constexpr auto kPause = std::chrono::milliseconds(1);
-  StoreResult result = process_.store.Put(page, workspace_, stored);
+  StoreResult result = process_.store.Put(page, workspace_, stored, process_.policy().compressor);
   while (result == StoreResult::kBusy && --file_patience_ > 0 &&
          !agent_.Asked(wire::Wish::kSettle)) {
     std::this_thread::sleep_for(kPause);
-    result = process_.store.Put(page, workspace_, stored);
+    result = process_.store.Put(page, workspace_, stored, process_.policy().compressor);
   }
   return result;
 }

@@ -29,7 +29,8 @@ PageStore::Workspace::Workspace() {
 }
 
 StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
-                           PageEntry* entry) {
+                           PageEntry* entry, const Compressor* compressor) {
+  if (compressor == nullptr) compressor = options_.compressor;
   if (options_.same_filled_pages_enabled) {
     if (std::optional<uint64_t> word = SameFilledWord(page)) {
       std::optional<uint64_t> packed = PackWord(*word);
@@ -42,10 +43,10 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
     }
   }
   bool has_file = options_.backing != nullptr;
-  std::optional<size_t> bytes = Compress(page, workspace);
+  std::optional<size_t> bytes = Compress(page, workspace, *compressor);
   std::span<const std::byte> object =
       bytes ? std::span(workspace.compressed_).first(*bytes) : std::span<const std::byte>(page);
-  CodecId codec = bytes ? options_.compressor->id() : CodecId::kRaw;
+  CodecId codec = bytes ? compressor->id() : CodecId::kRaw;
   bool is_fat = object.size() > options_.fat_bytes;
   std::optional<PageEntry> stored;
   AppendResult file = AppendResult::kFull;
@@ -70,16 +71,17 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
 }
 
 std::optional<size_t> PageStore::Compress(std::span<const std::byte, kPageBytes> page,
-                                          Workspace& workspace) const {
-  const Compressor& compressor = *options_.compressor;
+                                          Workspace& workspace,
+                                          const Compressor& compressor) const {
   size_t most = options_.backing != nullptr ? kWorthCompressing : options_.fat_bytes;
   return compressor.Compress(page, std::span(workspace.compressed_).first(most),
                              *workspace.scratch_[static_cast<size_t>(compressor.id())]);
 }
 
-bool PageStore::IsCompressible(std::span<const std::byte, kPageBytes> page,
-                               Workspace& workspace) const {
-  return options_.backing != nullptr || Compress(page, workspace).has_value();
+bool PageStore::IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
+                               const Compressor* compressor) const {
+  if (compressor == nullptr) compressor = options_.compressor;
+  return options_.backing != nullptr || Compress(page, workspace, *compressor).has_value();
 }
 
 uint64_t PageStore::accept_bytes() const {

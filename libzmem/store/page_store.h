@@ -42,7 +42,8 @@ class SpareObjects {
 class PageStore {
  public:
   struct Options {
-    const Compressor* compressor = nullptr;  // of new objects; old ones keep theirs
+    // Of new objects for which no other is named; old ones keep theirs.
+    const Compressor* compressor = nullptr;
     bool same_filled_pages_enabled = true;
     // A page that compresses to more is fat: it goes to the backing file. Without one it is
     // refused.
@@ -96,10 +97,11 @@ class PageStore {
         options_(options),
         accept_threshold_percent_(options.accept_threshold_percent) {}
 
-  // Stores `page`; `entry` receives what a page-table entry then says. Nobody owns the object until
-  // the entry is published: Release it if that fails. Never waits for the disk.
+  // Stores `page`, compressed by `compressor` (null: the store's); `entry` receives what a
+  // page-table entry then says. Nobody owns the object until the entry is published: Release it if
+  // that fails. Never waits for the disk.
   StoreResult Put(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
-                  PageEntry* entry);
+                  PageEntry* entry, const Compressor* compressor = nullptr);
   // Stores `page` uncompressed, past the pool's limit if need be: for bytes that have no other
   // place to stay.
   PageEntry PutRaw(std::span<const std::byte, kPageBytes> page);
@@ -112,7 +114,8 @@ class PageStore {
               std::span<std::byte, kPageBytes> page, Workspace& workspace) const;
 
   // Whether Put would not find `page` incompressible.
-  bool IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace) const;
+  bool IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
+                      const Compressor* compressor = nullptr) const;
   // Whether an entry in the pool holds `page`.
   bool Holds(PageEntry entry, std::span<const std::byte, kPageBytes> page,
              Workspace& workspace) const;
@@ -161,8 +164,8 @@ class PageStore {
 
  private:
   // Into workspace.compressed_; nullopt if that takes too much room.
-  std::optional<size_t> Compress(std::span<const std::byte, kPageBytes> page,
-                                 Workspace& workspace) const;
+  std::optional<size_t> Compress(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
+                                 const Compressor& compressor) const;
   std::optional<PageEntry> PutInPool(std::span<const std::byte> object, CodecId codec);
   std::optional<PageEntry> PutOnDisk(std::span<const std::byte> object, CodecId codec,
                                      BackingFile::Purpose purpose = BackingFile::Purpose::kStoring,

@@ -132,14 +132,30 @@ TEST_P(EveryCodec, TellsADamagedObjectFromAWholeOne) {
 INSTANTIATE_TEST_SUITE_P(Codecs, EveryCodec, testing::ValuesIn(CodecNames()),
                          [](const auto& info) { return std::string(info.param); });
 
-TEST_F(PageStoreTest, ObjectsOfOtherCodecsStayReadable) {
+TEST_F(PageStoreTest, EveryPageMayHaveACodecOfItsOwn) {
+  std::vector<std::pair<PageEntry, PageBytes>> stored;
   for (std::string_view name : CodecNames()) {
-    PageStore other(*all_.pool, {.compressor = FindCompressor(name)});
-    PageBytes page = CompressiblePage(name.size());
+    const Compressor* compressor = FindCompressor(name);
+    PageBytes page = CompressiblePage(stored.size());
     PageEntry entry;
-    ASSERT_EQ(other.Put(page.bytes, all_.workspace, &entry), StoreResult::kStored);
-    ExpectComesBack(entry, page);
+    ASSERT_EQ(all_.store.Put(page.bytes, all_.workspace, &entry, compressor), StoreResult::kStored);
+    EXPECT_EQ(entry.codec(), compressor->id());
+    stored.emplace_back(entry, page);
   }
+  for (const auto& [entry, page] : stored) ExpectComesBack(entry, page);
+}
+
+TEST_F(PageStoreTest, WhatIsIncompressibleDependsOnTheCodec) {
+  // Random letters: nothing repeats, so only an entropy coder makes them smaller.
+  PageBytes page = IncompressiblePage(1);
+  for (std::byte& byte : page.bytes) byte = std::byte{'a'} | (byte & std::byte{15});
+  const Compressor* zstd = FindCompressor("zstd");
+  EXPECT_FALSE(all_.store.IsCompressible(page.bytes, all_.workspace));
+  EXPECT_TRUE(all_.store.IsCompressible(page.bytes, all_.workspace, zstd));
+  PageEntry entry;
+  EXPECT_EQ(all_.store.Put(page.bytes, all_.workspace, &entry), StoreResult::kIncompressible);
+  ASSERT_EQ(all_.store.Put(page.bytes, all_.workspace, &entry, zstd), StoreResult::kStored);
+  ExpectComesBack(entry, page);
 }
 
 TEST_F(PageStoreTest, EntriesThatMakeNoSenseAreDamagedObjects) {
