@@ -74,6 +74,14 @@ TEST_F(ReclaimerAdviceTest, ANewMappingInThePlaceOfAKeptOneIsNotKept) {
   ExpectAllHeld();
 }
 
+TEST_F(ReclaimerAdviceTest, WhereNothingIsMappedNothingIsKept) {
+  memory_->Unmap(8, 8);
+  Advise(QueryKind::kKeep, 0, memory_->page_count() + 100);
+  EXPECT_EQ(process_->advice.kept(),
+            (std::vector<AddressRange>{memory_->pages(0, 8),
+                                       memory_->pages(16, memory_->page_count() - 16)}));
+}
+
 TEST_F(ReclaimerAdviceTest, MemoryThatIsNotKeptAnyMoreIsTheKernelsAgain) {
   WriteVaried(0, kPagesPerChunk);
   Advise(QueryKind::kKeep, 0, kPagesPerChunk);

@@ -19,10 +19,10 @@ namespace zmem {
 
 class Advice {
  public:
-  // Ranges that a program can keep: each is looked for in every mapping, at each scan.
-  static constexpr size_t kMostKept = 512;
-  // Ranges that wait for the reclaimer or the fault thread; those that touch are one.
-  static constexpr size_t kMostWaiting = 64;
+  // Ranges that a program can keep, and as many that can wait for the reclaimer and for the fault
+  // thread; those that touch are one. Each that is kept is looked for in every mapping, at each
+  // scan.
+  static constexpr size_t kMostRanges = 512;
 
   // Takes in advice of the four kinds that are; empty ranges are fine. Returns 0, ENOMEM (too many
   // ranges would be kept) or EAGAIN (too many wait): then nothing has changed.
@@ -56,10 +56,10 @@ class Advice {
   std::atomic<size_t> kept_count_{0};
   std::atomic<size_t> wanted_count_{0};
   mutable Mutex mutex_;
-  RangeSet kept_ ABSL_GUARDED_BY(mutex_){kMostKept};
-  RangeSet unwatched_ ABSL_GUARDED_BY(mutex_){kMostKept};
-  RangeSet cold_ ABSL_GUARDED_BY(mutex_){kMostWaiting};
-  RangeSet wanted_ ABSL_GUARDED_BY(mutex_){kMostWaiting};
+  RangeSet kept_ ABSL_GUARDED_BY(mutex_){kMostRanges};
+  RangeSet unwatched_ ABSL_GUARDED_BY(mutex_){kMostRanges};
+  RangeSet cold_ ABSL_GUARDED_BY(mutex_){kMostRanges};
+  RangeSet wanted_ ABSL_GUARDED_BY(mutex_){kMostRanges};
 };
 
 }  // namespace zmem
