@@ -6,8 +6,8 @@
  *
  *     if (zmem_advise != NULL) zmem_advise(cache, cache_bytes, ZMEM_COLD);
  *
- * That works in programs that are compiled as position-independent code, as compilers do unless
- * told not to; others find the functions with dlsym(RTLD_DEFAULT, "zmem_advise").
+ * With clang that works in programs that are compiled as position-independent code, as compilers do
+ * unless told not to; others find the functions with dlsym(RTLD_DEFAULT, "zmem_advise").
  *
  * Both functions are thread-safe, in any number of threads at once, and async-signal-safe. They
  * allocate nothing, take no lock, and return within 1.1 s on a machine that runs them at all, as a
@@ -23,6 +23,14 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Looked up when the program is loaded, also if it is linked to a fixed address, which takes noplt.
+ */
+#if defined(__x86_64__) && !defined(__clang__)
+#define ZMEM_MAY_BE_NULL __attribute__((weak, noplt))
+#else
+#define ZMEM_MAY_BE_NULL __attribute__((weak))
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -64,7 +72,7 @@ enum zmem_advice { ZMEM_NORMAL = 0, ZMEM_COLD = 1, ZMEM_WILLNEED = 2, ZMEM_KEEP 
  *   ETIMEDOUT zmemd did not answer within a second: it is stopped or the machine is overloaded. The
  *             advice may be followed later all the same.
  * Source: madvise(2), mlock(2). */
-int zmem_advise(void *addr, size_t len, int advice) __attribute__((weak));
+int zmem_advise(void *addr, size_t len, int advice) ZMEM_MAY_BE_NULL;
 
 /* How the process stands. Levels are what is so now, totals are since zmemd manages it. */
 struct zmem_stats {
@@ -92,7 +100,7 @@ struct zmem_stats {
  *             page.
  *   EFAULT    stats is null.
  *   ENOTCONN, ETIMEDOUT  as zmem_advise. */
-int zmem_stats(struct zmem_stats *stats) __attribute__((weak));
+int zmem_stats(struct zmem_stats *stats) ZMEM_MAY_BE_NULL;
 
 #ifdef __cplusplus
 }

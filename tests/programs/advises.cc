@@ -157,6 +157,23 @@ class Subject {
     return ended == "ok" ? Verify() : ended;
   }
 
+  // What threads that ask all at once are told, if that is the same.
+  std::string Crowd() const {
+    std::vector<std::string> outcomes(24);
+    std::vector<std::thread> threads;
+    for (std::string& outcome : outcomes) {
+      threads.emplace_back([&outcome] {
+        Stats stats;
+        outcome = Outcome(zmem_stats(&stats));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const std::string& outcome : outcomes) {
+      if (outcome != outcomes[0]) return outcomes[0] + " and " + outcome;
+    }
+    return outcomes[0];
+  }
+
   // A child is nobody's until its agent has come, and then it is heard as its parent is.
   std::string Fork() const {
     pid_t pid = fork();
@@ -242,6 +259,7 @@ int main(int argc, char** argv) {
       {"verify", [&] { return subject.Verify(); }},
       {"misuse", [&] { return subject.Misuse(); }},
       {"keep too much", [&] { return subject.KeepTooMuch(); }},
+      {"crowd", [&] { return subject.Crowd(); }},
       {"quarrel", [&] { return subject.Quarrel(seed); }},
       {"fork", [&] { return subject.Fork(); }},
       {"fork without libc", [&] { return subject.ForkWithoutLibc(); }},
