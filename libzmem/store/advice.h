@@ -1,6 +1,6 @@
 // What a program has said of its memory (libzmem/zmem.h) and what is still to be done about it: the
 // ranges that it keeps, those that may go out and those that it wants back. One of each Process.
-// Ranges are page-aligned. Everything is bounded, since a program may say anything.
+// Everything is bounded, since a program may say anything.
 // Thread-safe. Its lock is the last of all: nothing is called with it held.
 #pragma once
 
@@ -24,8 +24,9 @@ class Advice {
   // scan.
   static constexpr size_t kMostRanges = 512;
 
-  // Takes in advice of the four kinds that are; empty ranges are fine. Returns 0, ENOMEM (too many
-  // ranges would be kept) or EAGAIN (too many wait): then nothing has changed.
+  // Takes in advice of the four kinds, of any range; an empty one is fine. Returns 0, EINVAL (not
+  // page-aligned, or the wrong way round), ENOMEM (too many ranges would be kept) or EAGAIN (too
+  // many would wait); nothing has changed then.
   int Take(wire::QueryKind kind, AddressRange range);
 
   // For the reclaimer. What may go out now; it waits no longer.

@@ -62,6 +62,19 @@ TEST(AdviceTest, TooManyRangesAreRefusedAndChangeNothing) {
   EXPECT_EQ(advice.TakeCold().size(), Advice::kMostRanges);
 }
 
+TEST(AdviceTest, RangesThatMakeNoSenseAreRefusedOrCut) {
+  Advice advice;
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, {1, kPageBytes}), EINVAL);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, {kPageBytes, kPageBytes + 1}), EINVAL);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, Pages(2, 1)), EINVAL);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, Pages(1, 1)), 0);
+  EXPECT_EQ(advice.kept_bytes(), 0u);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, {kPageBytes, PageStart(~Address{0})}), 0);
+  EXPECT_EQ(advice.kept(), Ranges{Pages(1, uint64_t{1} << 44)});
+  EXPECT_EQ(advice.Take(QueryKind::kNormal, {0, PageStart(~Address{0})}), 0);
+  EXPECT_EQ(advice.kept_bytes(), 0u);
+}
+
 TEST(AdviceTest, WhatIsKeptIsToldOnceToWhoWatchesItsMappings) {
   Advice advice;
   EXPECT_EQ(advice.TakeUnwatched(), Ranges{});
