@@ -82,6 +82,8 @@ class Agent {
   // granted.
   void HearWishes();
   void Grant(wire::Wish wish);
+  // Passes on what they have handed in at the desk, which is open only while zmemd answers.
+  void HearQueries();
   [[noreturn]] void Leave();
   [[noreturn]] void GiveUp(const char* why);
   uint64_t ResidentBytes() const;
@@ -175,9 +177,14 @@ bool Agent::Listen(int64_t timeout_ms) {
   return fds[0].revents != 0;
 }
 
+void Agent::HearQueries() {
+  while (const wire::Query* query = NextQuery(state_.desk)) Send(query, sizeof *query);
+}
+
 void Agent::HearWishes() {
   signalfd_siginfo ignored;
   if (bell_ >= 0) Syscall(SYS_read, bell_, AsLong(&ignored), sizeof ignored);
+  if (serving_) HearQueries();
   for (size_t i = 0; i < wire::kWishes; ++i) {
     wire::Wish wish = static_cast<wire::Wish>(i);
     uint32_t asked = state_.bell.asked[i].load();
@@ -275,6 +282,7 @@ Outcome Agent::AttachAndServe() {
   Outcome outcome = Connect();
   if (outcome == Outcome::kDetached) outcome = Serve();
   serving_ = false;
+  CloseDesk(state_.desk);
   // After Serve only a clean end may close the descriptor; before Attached nothing is out.
   if (outcome != Outcome::kDaemonDied) {
     if (uffd_ >= 0) Syscall(SYS_close, uffd_);
@@ -449,6 +457,7 @@ Outcome Agent::Serve() {
   alignas(8) char buffer[wire::kMaxMessageBytes];
   auto* header = reinterpret_cast<wire::Header*>(buffer);
   serving_ = true;
+  OpenDesk(state_.desk);
   HearWishes();  // what was asked meanwhile
   for (;;) {
     if (!Listen(-1)) continue;
@@ -464,6 +473,10 @@ Outcome Agent::Serve() {
       wire::Wish wish = reinterpret_cast<wire::Granted*>(buffer)->wish;
       if (static_cast<size_t>(wish) >= wire::kWishes) return Outcome::kDaemonDied;
       Grant(wish);
+      continue;
+    }
+    if (header->type == wire::MessageType::kAnswer && got == sizeof(wire::Answer)) {
+      Deliver(state_.desk, *reinterpret_cast<wire::Answer*>(buffer));
       continue;
     }
     if (header->type == wire::MessageType::kMove && got == sizeof(wire::Move)) {

@@ -13,6 +13,7 @@
 #include "libzmem/wire/kept_memory.h"
 #include "libzmem/wire/messages.h"
 #include "preload/bell.h"
+#include "preload/desk.h"
 
 namespace zmem {
 
@@ -43,6 +44,7 @@ struct AgentState {
   AgentOptions options;
   AddressRange mapping;
   Bell bell;
+  Desk desk;
   wire::KeptMemory kept;
   Family* family;
   bool is_child = false;

@@ -168,6 +168,7 @@ AgentState* MapAgent(const AgentOptions& options) {
   auto* state = static_cast<AgentState*>(mapping);
   new (&state->options) AgentOptions(options);
   new (&state->bell) Bell();
+  new (&state->desk) Desk();
   state->family = new (family) Family();
   Address start = reinterpret_cast<Address>(mapping);
   state->mapping = {start, start + kAgentMappingBytes};
@@ -201,6 +202,7 @@ bool DeservesAgent(Family& family) {
 // A child of fork has the agent's mapping but not its thread.
 void AfterForkInChild() {
   new (&g_agent->bell) Bell();
+  new (&g_agent->desk) Desk();
   ResetKept(g_agent->kept);
   g_agent->is_child = true;
   if (!g_sandboxed && DeservesAgent(*g_agent->family)) StartAgentThread(g_agent);

@@ -3,19 +3,11 @@
 #include <errno.h>
 #include <sys/eventfd.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "zmemd/session.h"
 
 namespace zmem {
-namespace {
-
-// The top of a program's address space on x86-64, with five-level page tables too.
-constexpr Address kHighestAddress = uint64_t{1} << 56;
-
-}  // namespace
-
 wire::Answer Hints::Respond(const wire::Query& query) {
   wire::Answer answer{};
   switch (query.kind) {
@@ -34,12 +26,7 @@ wire::Answer Hints::Respond(const wire::Query& query) {
 }
 
 int Hints::TakeAdvice(const wire::Query& query) {
-  AddressRange range = query.range;
-  if (range.start % kPageBytes != 0 || range.end % kPageBytes != 0 || range.start > range.end) {
-    return EINVAL;
-  }
-  range.end = std::min(range.end, kHighestAddress);
-  int error = process_.advice.Take(query.kind, range);
+  int error = process_.advice.Take(query.kind, query.range);
   if (error == 0) {
     // The message may have been taken in while something else was waited for.
     eventfd_write(reclaimer_wake_fd_, 1);

@@ -2,17 +2,22 @@
 // do: cold ranges go out at once, whatever their age and the stall budget; mappings that are kept
 // are registered, so that their end is told.
 
+#include <algorithm>
+
 #include "libzmem/reclaim/reclaimer.h"
 
 namespace zmem {
 namespace {
 
+// `ranges` ascend.
 wire::PageSet PagesIn(uint64_t chunk_number, const std::vector<AddressRange>& ranges) {
   wire::PageSet pages;
   Address start = chunk_number << kChunkShift;
-  for (AddressRange range : ranges) {
-    AddressRange part = range.Intersect({start, start + kChunkBytes});
-    if (part.empty()) continue;
+  AddressRange chunk{start, start + kChunkBytes};
+  auto at = std::partition_point(ranges.begin(), ranges.end(),
+                                 [start](AddressRange range) { return range.end <= start; });
+  for (; at != ranges.end() && at->start < chunk.end; ++at) {
+    AddressRange part = at->Intersect(chunk);
     size_t first = PageInChunk(part.start);
     pages.AddRange(first, first + part.pages());
   }

@@ -44,14 +44,15 @@ TEST_F(ReclaimerAdviceTest, KeptMemoryIsNeverTaken) {
 }
 
 // The isolator looks for itself: a survey may be older than the advice.
-TEST_F(ReclaimerAdviceTest, MemoryThatIsKeptWhileItIsBeingTakenComesBack) {
-  WriteVaried(0, kPagesPerChunk);
+TEST_F(ReclaimerAdviceTest, WhatIsKeptWhileMemoryIsTakenComesBackAndTheRestStays) {
+  WriteVaried(0, 2 * kPagesPerChunk);
   agent_.before_move = [this] {
-    EXPECT_EQ(process_->advice.Take(QueryKind::kKeep, memory_->pages(0, kPagesPerChunk)), 0);
+    EXPECT_EQ(process_->advice.Take(QueryKind::kKeep, memory_->pages(0, 2 * kPagesPerChunk)), 0);
     faults_->handler().OnAdvice();
   };
   EvictAll();
   agent_.before_move = nullptr;
+  EXPECT_EQ(process_->counters.isolated_pages, kPagesPerChunk) << "of the first chunk";
   while (process_->advice.has_wanted() || Stored(0, kPagesPerChunk) > 0) faults_->Settle();
   EXPECT_EQ(EvictAll().evicted_pages, 0u);
   EXPECT_EQ(process_->counters.faults_total, 0u);
@@ -72,6 +73,14 @@ TEST_F(ReclaimerAdviceTest, ANewMappingInThePlaceOfAKeptOneIsNotKept) {
   WriteVaried(0, memory_->page_count());
   EXPECT_EQ(EvictAll().evicted_pages, memory_->page_count());
   ExpectAllHeld();
+}
+
+TEST_F(ReclaimerAdviceTest, WhereNothingIsMappedNothingIsKept) {
+  memory_->Unmap(8, 8);
+  Advise(QueryKind::kKeep, 0, memory_->page_count() + 100);
+  EXPECT_EQ(process_->advice.kept(),
+            (std::vector<AddressRange>{memory_->pages(0, 8),
+                                       memory_->pages(16, memory_->page_count() - 16)}));
 }
 
 TEST_F(ReclaimerAdviceTest, MemoryThatIsNotKeptAnyMoreIsTheKernelsAgain) {

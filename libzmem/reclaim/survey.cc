@@ -9,6 +9,24 @@ namespace {
 // Chunks surveyed in one go: bounds the memory of a survey's bit sets.
 constexpr uint64_t kSurveyChunks = 512;
 
+// The first of `ranges`, which ascend, that ends behind `address`.
+auto FirstEndingAfter(const std::vector<AddressRange>& ranges, Address address) {
+  return std::partition_point(ranges.begin(), ranges.end(),
+                              [address](AddressRange range) { return range.end <= address; });
+}
+
+// What of `range` lies in none of `mappings`, which ascend.
+std::vector<AddressRange> Outside(AddressRange range, const std::vector<AddressRange>& mappings) {
+  std::vector<AddressRange> outside;
+  for (auto at = FirstEndingAfter(mappings, range.start);
+       at != mappings.end() && at->start < range.end; ++at) {
+    if (at->start > range.start) outside.push_back({range.start, at->start});
+    range.start = at->end;
+  }
+  if (!range.empty()) outside.push_back(range);
+  return outside;
+}
+
 }  // namespace
 
 absl::StatusOr<Survey> Surveyor::Look() {
@@ -69,14 +87,10 @@ void Surveyor::Register(uint64_t chunk_number, const AddressMap& map) {
   if (map.registered().size() >= kMaxRegisteredMappings) return;
   Address start = chunk_number << kChunkShift;
   AddressRange whole{start, start + kChunkBytes};
-  auto first_ending_after = [](const std::vector<AddressRange>& ranges, Address address) {
-    return std::partition_point(ranges.begin(), ranges.end(),
-                                [address](AddressRange range) { return range.end <= address; });
-  };
-  for (auto at = first_ending_after(map.eligible(), start);
+  for (auto at = FirstEndingAfter(map.eligible(), start);
        at != map.eligible().end() && at->start < whole.end; ++at) {
     AddressRange part = at->Intersect(whole);
-    isolator_.Register(part, *first_ending_after(map.mappings(), part.start));
+    isolator_.Register(part, *FirstEndingAfter(map.mappings(), part.start));
   }
 }
 
@@ -96,17 +110,18 @@ absl::Status Surveyor::Watch(const std::vector<AddressRange>& kept) {
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
   absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
   if (!map.ok()) return absl::UnavailableError("the program is gone");
+  // Where nothing may be taken there is nothing to keep, and what comes there is something else.
+  for (AddressRange range : kept) {
+    for (AddressRange part : Outside(range, map->eligible())) process_.advice.Forget(part);
+  }
   size_t registered = map->registered().size();
   // One part stands for its mapping, which is registered as a whole.
   AddressRange watched{};
   for (AddressRange eligible : map->eligible()) {
-    auto next = std::partition_point(
-        kept.begin(), kept.end(), [&](AddressRange range) { return range.end <= eligible.start; });
+    auto next = FirstEndingAfter(kept, eligible.start);
     AddressRange part = next == kept.end() ? AddressRange{} : next->Intersect(eligible);
     if (part.empty() || watched.Contains(part.start)) continue;
-    auto mapping =
-        std::partition_point(map->mappings().begin(), map->mappings().end(),
-                             [part](AddressRange each) { return each.end <= part.start; });
+    auto mapping = FirstEndingAfter(map->mappings(), part.start);
     if (mapping == map->mappings().end()) continue;
     part.end = std::min(part.end, ChunkStart(part.start) + kChunkBytes);
     if (registered >= kMaxRegisteredMappings) break;

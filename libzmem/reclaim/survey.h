@@ -39,7 +39,8 @@ class Surveyor {
   bool IsRegistered(const Candidate& candidate);
   // Lets the faults of the chunk's eligible parts come to us.
   void Register(uint64_t chunk_number, const AddressMap& map);
-  // The same for the mappings of ranges that the program keeps, so that their end is told.
+  // The same for the mappings of ranges that the program keeps, so that their end is told. What
+  // lies in none that may be managed is forgotten.
   absl::Status Watch(const std::vector<AddressRange>& kept);
   // Gives up the mappings of which nothing is out and nothing of `cold`, ascending, is about to go.
   void UnregisterHot(const AddressMap& map, const std::vector<Candidate>& cold);

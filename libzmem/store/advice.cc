@@ -5,11 +5,16 @@
 namespace zmem {
 namespace {
 
-constexpr AddressRange kEverything{0, PageStart(~Address{0})};
+// Up to the top of a program's address space on x86-64, with five-level page tables too.
+constexpr AddressRange kEverything{0, uint64_t{1} << 56};
 
 }  // namespace
 
 int Advice::Take(wire::QueryKind kind, AddressRange range) {
+  if (range.start % kPageBytes != 0 || range.end % kPageBytes != 0 || range.start > range.end) {
+    return EINVAL;
+  }
+  range = range.Intersect(kEverything);
   MutexLock lock(mutex_);
   bool brings_back = kind == wire::QueryKind::kWillNeed || kind == wire::QueryKind::kKeep;
   if (brings_back && !wanted_.HasRoomFor(range)) return EAGAIN;

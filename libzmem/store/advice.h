@@ -1,6 +1,6 @@
 // What a program has said of its memory (libzmem/zmem.h) and what is still to be done about it: the
 // ranges that it keeps, those that may go out and those that it wants back. One of each Process.
-// Ranges are page-aligned. Everything is bounded, since a program may say anything.
+// Everything is bounded, since a program may say anything.
 // Thread-safe. Its lock is the last of all: nothing is called with it held.
 #pragma once
 
@@ -19,13 +19,14 @@ namespace zmem {
 
 class Advice {
  public:
-  // Ranges that a program can keep: each is looked for in every mapping, at each scan.
-  static constexpr size_t kMostKept = 512;
-  // Ranges that wait for the reclaimer or the fault thread; those that touch are one.
-  static constexpr size_t kMostWaiting = 64;
+  // Ranges that a program can keep, and as many that can wait for the reclaimer and for the fault
+  // thread; those that touch are one. Each that is kept is looked for in every mapping, at each
+  // scan.
+  static constexpr size_t kMostRanges = 512;
 
-  // Takes in advice of the four kinds that are; empty ranges are fine. Returns 0, ENOMEM (too many
-  // ranges would be kept) or EAGAIN (too many wait): then nothing has changed.
+  // Takes in advice of the four kinds, of any range; an empty one is fine. Returns 0, EINVAL (not
+  // page-aligned, or the wrong way round), ENOMEM (too many ranges would be kept) or EAGAIN (too
+  // many would wait); nothing has changed then.
   int Take(wire::QueryKind kind, AddressRange range);
 
   // For the reclaimer. What may go out now; it waits no longer.
@@ -56,10 +57,10 @@ class Advice {
   std::atomic<size_t> kept_count_{0};
   std::atomic<size_t> wanted_count_{0};
   mutable Mutex mutex_;
-  RangeSet kept_ ABSL_GUARDED_BY(mutex_){kMostKept};
-  RangeSet unwatched_ ABSL_GUARDED_BY(mutex_){kMostKept};
-  RangeSet cold_ ABSL_GUARDED_BY(mutex_){kMostWaiting};
-  RangeSet wanted_ ABSL_GUARDED_BY(mutex_){kMostWaiting};
+  RangeSet kept_ ABSL_GUARDED_BY(mutex_){kMostRanges};
+  RangeSet unwatched_ ABSL_GUARDED_BY(mutex_){kMostRanges};
+  RangeSet cold_ ABSL_GUARDED_BY(mutex_){kMostRanges};
+  RangeSet wanted_ ABSL_GUARDED_BY(mutex_){kMostRanges};
 };
 
 }  // namespace zmem

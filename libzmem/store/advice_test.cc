@@ -44,22 +44,35 @@ TEST(AdviceTest, WhatWasSaidLastCounts) {
 
 TEST(AdviceTest, TooManyRangesAreRefusedAndChangeNothing) {
   Advice advice;
-  for (uint64_t i = 0; i < Advice::kMostKept; ++i) {
+  for (uint64_t i = 0; i < Advice::kMostRanges; ++i) {
     ASSERT_EQ(advice.Take(QueryKind::kKeep, Pages(10 * i, 10 * i + 3)), 0);
     ASSERT_TRUE(advice.TakeWanted().has_value());
   }
   EXPECT_EQ(advice.Take(QueryKind::kKeep, Pages(5, 6)), ENOMEM);
   EXPECT_EQ(advice.Take(QueryKind::kNormal, Pages(1, 2)), ENOMEM);
   EXPECT_FALSE(advice.has_wanted());
-  EXPECT_EQ(advice.kept_bytes(), Advice::kMostKept * 3 * kPageBytes);
-  for (uint64_t i = 0; i < Advice::kMostWaiting; ++i) {
+  EXPECT_EQ(advice.kept_bytes(), Advice::kMostRanges * 3 * kPageBytes);
+  for (uint64_t i = 0; i < Advice::kMostRanges; ++i) {
     ASSERT_EQ(advice.Take(QueryKind::kCold, Pages(1'000'000 + 2 * i, 1'000'001 + 2 * i)), 0);
     ASSERT_EQ(advice.Take(QueryKind::kWillNeed, Pages(2'000'000 + 2 * i, 2'000'001 + 2 * i)), 0);
   }
   EXPECT_EQ(advice.Take(QueryKind::kCold, Pages(3'000'000, 3'000'001)), EAGAIN);
   EXPECT_EQ(advice.Take(QueryKind::kWillNeed, Pages(3'000'000, 3'000'001)), EAGAIN);
   EXPECT_EQ(advice.Take(QueryKind::kKeep, Pages(3'000'000, 3'000'001)), EAGAIN);
-  EXPECT_EQ(advice.TakeCold().size(), Advice::kMostWaiting);
+  EXPECT_EQ(advice.TakeCold().size(), Advice::kMostRanges);
+}
+
+TEST(AdviceTest, RangesThatMakeNoSenseAreRefusedOrCut) {
+  Advice advice;
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, {1, kPageBytes}), EINVAL);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, {kPageBytes, kPageBytes + 1}), EINVAL);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, Pages(2, 1)), EINVAL);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, Pages(1, 1)), 0);
+  EXPECT_EQ(advice.kept_bytes(), 0u);
+  EXPECT_EQ(advice.Take(QueryKind::kKeep, {kPageBytes, PageStart(~Address{0})}), 0);
+  EXPECT_EQ(advice.kept(), Ranges{Pages(1, uint64_t{1} << 44)});
+  EXPECT_EQ(advice.Take(QueryKind::kNormal, {0, PageStart(~Address{0})}), 0);
+  EXPECT_EQ(advice.kept_bytes(), 0u);
 }
 
 TEST(AdviceTest, WhatIsKeptIsToldOnceToWhoWatchesItsMappings) {
