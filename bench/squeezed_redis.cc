@@ -132,8 +132,9 @@ void SqueezedRedis::SqueezeTo(uint64_t footprint_bytes) {
   }
 }
 
-nlohmann::json SqueezedRedis::Measure(double per_s, double settle_s, double seconds) {
-  load_->AskAtRate(per_s, settle_s);
+void SqueezedRedis::Settle(double per_s, double seconds) { load_->AskAtRate(per_s, seconds); }
+
+nlohmann::json SqueezedRedis::Measure(double per_s, double seconds) {
   Totals before = ReadTotals();
   std::vector<LoadResult> windows;
   for (int window = 0; window < kWindows; ++window) {

@@ -53,10 +53,12 @@ class SqueezedRedis {
   // `footprint_bytes`, as nearly as a few attempts allow. Throws HarnessError.
   void SqueezeTo(uint64_t footprint_bytes);
 
-  // Load `per_s` for `settle_s`, then for `seconds` in which it is measured. Returns rates,
-  // latencies, MemoryUse at the end, faults, CPU time, and with zmem the time for which the program
-  // stood still. Throws as RedisLoad::AskAtRate.
-  nlohmann::json Measure(double per_s, double settle_s, double seconds);
+  // Load for `seconds`, of which nothing is measured. Throws as RedisLoad::AskAtRate.
+  void Settle(double per_s, double seconds);
+  // Load for `seconds`, in three pieces. Returns mean rates, the pieces' median latencies,
+  // MemoryUse at the end, faults, CPU time, and with zmem the time for which the program stood
+  // still. Throws as RedisLoad::AskAtRate.
+  nlohmann::json Measure(double per_s, double seconds);
   // Ends the server, and zmemd, which must be a success. Throws HarnessError.
   void Stop();
 
