@@ -104,7 +104,8 @@ TEST_F(AdviceTest, FiguresAreThoseOfZmemctl) {
     stats = Stats();
     return shown == daemon_->Process(child_->pid());
   });
-  for (const char* name : {"held_bytes", "disk_bytes", "faults_total", "kept_bytes"}) {
+  for (const char* name :
+       {"held_bytes", "disk_bytes", "faults_total", "kept_bytes", "limit_bytes", "stall_ns"}) {
     EXPECT_EQ(stats.at(name), shown.at(name)) << name;
   }
   int64_t out = shown.at("stored_pages").get<int64_t>() + shown.at("staged_pages").get<int64_t>();
@@ -112,8 +113,8 @@ TEST_F(AdviceTest, FiguresAreThoseOfZmemctl) {
   EXPECT_GE(out, kPages / 2);
   double resident = stats.at("resident_bytes");
   EXPECT_NEAR(resident, shown.at("resident_bytes").get<double>(), 1 << 20);
-  EXPECT_EQ(stats.at("stall_target_ppm"), 10'000);
-  EXPECT_EQ(stats.at("limit_bytes"), 0);
+  EXPECT_EQ(stats.at("stall_target_ppm"), shown.at("stall_target_percent").get<double>() * 10'000);
+  EXPECT_GT(stats.at("stall_ns"), 0);
   EXPECT_EQ(stats.at("connections"), 1);
 }
 
