@@ -24,9 +24,6 @@ constexpr int kDrainPatience = 2000;
 constexpr int64_t kAmpleRoomPages = 8192;
 // How long a fault waits for room while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
-// The same at a resident limit, and for how long it is not waited for again then.
-constexpr int64_t kLimitPatienceNs = 300'000'000;
-constexpr int64_t kLimitPauseNs = 5'000'000'000;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
 constexpr size_t kDiskNeighbours = 7;
@@ -207,9 +204,10 @@ bool FaultHandler::HaveRoom() {
     return true;
   }
   int64_t now_ns = clock_.now_ns();
-  bool is_limit = process_->limit_is_nearest.load(std::memory_order_relaxed);
   // A limit that cannot be held is not worth a program's standing still.
-  if (is_limit && limit_given_up_ns_ != 0 && now_ns - limit_given_up_ns_ < kLimitPauseNs) {
+  bool is_limit = process_->limit_is_nearest.load(std::memory_order_relaxed);
+  if (is_limit && process_->nothing_to_take.load(std::memory_order_relaxed)) {
+    observer_.OnRoomWanted();
     return true;
   }
   int64_t taken = process_->counters.taken_pages();
@@ -218,9 +216,7 @@ bool FaultHandler::HaveRoom() {
     taken_when_short_ = taken;
   }
   observer_.OnRoomWanted();
-  bool has_waited = now_ns - short_of_room_ns_ > (is_limit ? kLimitPatienceNs : kRoomPatienceNs);
-  if (has_waited && is_limit) limit_given_up_ns_ = now_ns;
-  return has_waited;
+  return now_ns - short_of_room_ns_ > kRoomPatienceNs;
 }
 
 // A first touch that had to wait: for room, as a rule.

@@ -135,8 +135,7 @@ class FaultHandler {
   size_t pending_count_ = 0;
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room
   int64_t taken_when_short_ = 0;
-  int64_t limit_given_up_ns_ = 0;  // when no page had gone out for too long; 0: never
-  int fruitless_rounds_ = 0;       // since a pending fault, a drain or advice last got on
+  int fruitless_rounds_ = 0;  // since a pending fault, a drain or advice last got on
 
   std::vector<uint64_t> drain_chunks_;
   size_t drain_chunk_ = 0;

@@ -576,7 +576,10 @@ absl::Status Reclaimer::MakeRoom() {
   int64_t before = process_.counters.taken_pages();
   absl::Status status = TakeUntilThereIsRoom();
   // Nothing goes out: trying again and again would only take CPU time from the program.
-  if (process_.counters.taken_pages() <= before) next_room_ns_ = now_ns + kRoomPauseNs;
+  bool is_fruitless = process_.counters.taken_pages() <= before;
+  if (is_fruitless) next_room_ns_ = now_ns + kRoomPauseNs;
+  bool is_short = process_.room_pages.load(std::memory_order_relaxed) < Process::kLittleRoomPages;
+  process_.nothing_to_take.store(is_fruitless && is_short, std::memory_order_relaxed);
   return status;
 }
 

@@ -181,6 +181,8 @@ class Process {
   static constexpr int64_t kLittleRoomPages = 512;
   // Asks both. Returns room_pages, which is negative above the limit. Thread-safe.
   int64_t RefreshRoom();
+  // The reclaimer's last attempt to make room found nothing that could go out.
+  std::atomic<bool> nothing_to_take{false};
   // Whether it was the limit that left less room.
   std::atomic<bool> limit_is_nearest{false};
   // Looks up which cgroups the program is in. Needs `pid`. Thread-safe.
