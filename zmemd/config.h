@@ -44,6 +44,8 @@ struct Config {
   int64_t cold_age_ns = 30'000'000'000;
   int64_t scan_interval_ns = 5'000'000'000;
   uint64_t min_resident_bytes = uint64_t{16} << 20;
+  unsigned available_low_percent = 10;   // of RAM, 0 to 100; below it the host is short of memory
+  unsigned available_high_percent = 15;  // the same; until it is reached again
 };
 
 // The pool's limit on a host with this much memory.

@@ -141,6 +141,14 @@ absl::Status SetMinResident(absl::string_view value, const ConfigSource& source,
   return Store(ParseBytesOrPercent(value, source.ram_bytes), config.min_resident_bytes);
 }
 
+absl::Status SetAvailableLow(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParsePercent(value, "RAM", 0), config.available_low_percent);
+}
+
+absl::Status SetAvailableHigh(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParsePercent(value, "RAM", 0), config.available_high_percent);
+}
+
 constexpr ConfigKey kKeys[] = {
     {"pool", "max_pool_percent", SetMaxPoolPercent, true},
     {"pool", "compressor", SetCompressor},
@@ -163,6 +171,8 @@ constexpr ConfigKey kKeys[] = {
     {"policy", "cold_age", SetColdAge},
     {"policy", "scan_interval", SetScanInterval},
     {"policy", "min_resident", SetMinResident},
+    {"policy", "available_low_percent", SetAvailableLow},
+    {"policy", "available_high_percent", SetAvailableHigh},
 };
 
 // How many letters must be inserted, deleted or replaced to make `b` of `a` (Levenshtein), case

@@ -86,6 +86,15 @@ TEST_F(ConfigTest, ReadsWhatProgramsArePromised) {
   }
 }
 
+TEST_F(ConfigTest, ReadsWhenTheHostIsShortOfMemory) {
+  Write("zmemd.conf", "[policy]\navailable_low_percent=0\navailable_high_percent=100\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_EQ(loaded.config.available_low_percent, 0u);
+  EXPECT_EQ(loaded.config.available_high_percent, 100u);
+  EXPECT_EQ(ErrorsOf("[policy]\navailable_low_percent=101\n").size(), 1u);
+}
+
 TEST_F(ConfigTest, NonsenseIsPromisedToNobody) {
   for (absl::string_view limit : {"0", "0%", "101%", "50.5%", "-1G", "1Q", "%", "nothing"}) {
     EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nlimit=", limit, "\n")),

@@ -108,12 +108,6 @@ json Describe(const EstimateRequest& request, const Estimate& estimate, bool out
 
 // The rest is for RenderEstimate.
 
-double NumberAt(const json& object, const char* key) {
-  if (!object.is_object()) return 0;
-  auto field = object.find(key);
-  return field != object.end() && field->is_number() ? field->get<double>() : 0;
-}
-
 json ArrayAt(const json& object, const char* key) {
   if (!object.is_object()) return json::array();
   auto field = object.find(key);
@@ -198,7 +192,8 @@ std::string RenderNotes(const json& estimate) {
     absl::StrAppend(&text, FormatBytes(out),
                     " are out already: counted as cold, and NET% is of all as it was.\n");
   }
-  if (estimate.is_object() && !estimate.value("already_out_known", true)) {
+  if (estimate.is_object() && estimate.contains("already_out_known") &&
+      estimate["already_out_known"] == false) {
     absl::StrAppend(&text,
                     "It seems to be managed, but no zmemd answers: what is out already is not "
                     "counted.\n");

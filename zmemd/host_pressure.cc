@@ -18,9 +18,10 @@
 namespace zmem {
 namespace {
 
-// Threads waited for memory for a tenth of a second: far less than anybody notices, and more than
-// a host has that now and then reads a file back.
-constexpr char kTrigger[] = "some 100000 1000000";
+// Threads waited for memory for a tenth of the time: far less than anybody notices, and more than
+// on a host that now and then reads a file back. Windows that are no multiple of two seconds need
+// CAP_SYS_RESOURCE.
+constexpr char kTrigger[] = "some 200000 2000000";
 
 // What a demand has to be met in.
 constexpr int64_t kPatienceNs = 5'000'000'000;
@@ -28,7 +29,9 @@ constexpr int64_t kPatienceNs = 5'000'000'000;
 constexpr int64_t kMaxPatienceNs = 60'000'000'000;
 // What one program takes out in that time, at 100 MiB a second: 512 MiB.
 constexpr uint64_t kMaxDemandPages = uint64_t{128} << 10;
-// A demand of which less than one part in so many came was not worth the search.
+// A demand of which less came, and less than one part in so many, was not worth the search. What
+// a reclaimer finds in one search may be far less than it was asked for.
+constexpr uint64_t kWorthPages = kPagesPerChunk;
 constexpr uint64_t kWorthDivisor = 8;
 
 // "MemTotal:       24682172 kB".
@@ -174,7 +177,8 @@ bool HostPressure::MayAsk(const std::vector<SqueezedProgram>& programs) {
   if (asked_.empty()) return true;
   uint64_t asked_pages = 0;
   for (const Asked& asked : asked_) asked_pages += asked.pages;
-  bool was_worth_it = Came(programs) > static_cast<int64_t>(asked_pages / kWorthDivisor);
+  uint64_t worth_pages = std::min(asked_pages / kWorthDivisor, kWorthPages);
+  bool was_worth_it = Came(programs) > static_cast<int64_t>(worth_pages);
   TakeBack();
   patience_ns_ = was_worth_it ? kPatienceNs : std::min(2 * patience_ns_, kMaxPatienceNs);
   next_ask_ns_ = was_worth_it ? now_ns : now_ns + patience_ns_;

@@ -69,8 +69,8 @@ class HostPressure {
   // To be called once a second, and when poll(2) has events for trigger_fd; these are
   // `trigger_events`, else 0. Waits for nothing.
   void Turn(short trigger_events);
-  // Has POLLPRI when threads had to wait for memory, at most once a second; -1 if nobody has to
-  // know.
+  // Has POLLPRI when threads had to wait for memory, at most once in two seconds; -1 if nobody has
+  // to know.
   int trigger_fd() const { return trigger_.get(); }
 
   Stats stats() const;

@@ -96,6 +96,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint
       *server->upkeep_, *server->pool_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
+  if (absl::Status status = server->StartHostPressure(); !status.ok()) return status;
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }
@@ -116,6 +117,18 @@ absl::Status Server::OpenBacking() {
   } else {
     spdlog::warn("no backing file: {}", std::string(file.status().message()));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartHostPressure() {
+  HostPressure::Options options;
+  options.available_low_percent = config_.available_low_percent;
+  options.available_high_percent = config_.available_high_percent;
+  pressure_ =
+      std::make_unique<HostPressure>(options, clock_, [this] { return SqueezedPrograms(); });
+  absl::StatusOr<std::unique_ptr<PressureThread>> thread = PressureThread::Start(*pressure_);
+  if (!thread.ok()) return thread.status();
+  pressure_thread_ = *std::move(thread);
   return absl::OkStatus();
 }
 
@@ -289,6 +302,25 @@ std::vector<std::shared_ptr<Process>> Server::StoredProcesses() const {
     if (!session->ended()) processes.push_back(session->shared_process());
   }
   return processes;
+}
+
+std::vector<SqueezedProgram> Server::SqueezedPrograms() const {
+  std::vector<SqueezedProgram> programs;
+  if (stopping()) return programs;
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (!session->GivesPages()) continue;
+    std::shared_ptr<Process> process = session->shared_process();
+    programs.push_back(
+        {.cold_pages = process->counters.cold_pages.load(std::memory_order_relaxed),
+         .resident_pages = [pid = session->pid()] { return ResidentBytes(pid) / kPageBytes; },
+         .taken_pages = process->counters.taken_pages(),
+         .wanted_pages = {process, &process->wanted_pages},
+         .wake =
+             [weak = std::weak_ptr<Session>(session)] {
+               if (std::shared_ptr<Session> alive = weak.lock()) alive->Wake();
+             }});
+  }
+  return programs;
 }
 
 void Server::SweepSessions() {
@@ -481,6 +513,7 @@ nlohmann::json Server::Status(const ControlPeer& peer) const {
   return {{"schema", 1},
           {"pool", DescribePool()},
           {"backing", DescribeBacking()},
+          {"host", DescribeHost()},
           {"metadata_bytes", metadata_bytes()},
           {"faults_total", faults},
           {"fault_latency_ns",
@@ -556,6 +589,22 @@ nlohmann::json Server::DescribeBacking() const {
           {"daily_left_bytes", DailyLeft(file)},
           {"disk_pages", Sum(&ProcessCounters::disk_pages)},
           {"suspended", file.is_suspended}};
+}
+
+nlohmann::json Server::DescribeHost() const {
+  HostPressure::Stats stats = pressure_->stats();
+  HostPressure::Memory memory = pressure_->ReadMemory().value_or(HostPressure::Memory());
+  return {{"reclaim_mode", ReclaimModeName(config_.mode)},
+          {"available_bytes", memory.available_bytes},
+          {"low_bytes", memory.low_bytes},
+          {"high_bytes", memory.high_bytes},
+          {"is_short", stats.is_short},
+          {"shortages", stats.shortages},
+          {"watches_stalls", stats.watches_stalls},
+          {"stall_events", stats.stall_events},
+          {"squeezed_processes", stats.programs},
+          {"asked_pages", stats.asked_pages},
+          {"wanted_pages", stats.wanted_pages}};
 }
 
 uint64_t Server::metadata_bytes() const {

@@ -22,9 +22,11 @@
 #include "zmemd/attach.h"
 #include "zmemd/config.h"
 #include "zmemd/control.h"
+#include "zmemd/host_pressure.h"
 #include "zmemd/housekeeper.h"
 #include "zmemd/keeper.h"
 #include "zmemd/nursery.h"
+#include "zmemd/pressure_thread.h"
 #include "zmemd/session.h"
 
 namespace zmem {
@@ -74,6 +76,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
 
   std::vector<std::shared_ptr<Session>> Sessions() const;
   std::vector<std::shared_ptr<Process>> StoredProcesses() const;
+  std::vector<SqueezedProgram> SqueezedPrograms() const;
+  absl::Status StartHostPressure();
   absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
   // Makes a session's terms count. What is raised because it cannot be kept is logged.
   void ApplyTerms(Session& session);
@@ -88,6 +92,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   absl::StatusOr<nlohmann::json> Histogram(pid_t pid, const ControlPeer& peer) const;
   nlohmann::json DescribePool() const;
   nlohmann::json DescribeBacking() const;
+  nlohmann::json DescribeHost() const;
   // The sum of one counter over all processes.
   uint64_t Sum(std::atomic<uint64_t> ProcessCounters::*counter) const;
   uint64_t metadata_bytes() const;
@@ -120,6 +125,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::unique_ptr<Nursery> nursery_;
   std::unique_ptr<Upkeep> upkeep_;
   std::unique_ptr<Housekeeper> housekeeper_;
+  std::unique_ptr<HostPressure> pressure_;
+  std::unique_ptr<PressureThread> pressure_thread_;
   // What ended sessions have counted.
   uint64_t past_faults_ ABSL_GUARDED_BY(mutex_) = 0;
   LatencyHistogram past_latency_;

@@ -248,6 +248,13 @@ void Session::Freeze() {
   eventfd_write(wake_fd_.get(), 1);
 }
 
+void Session::Wake() { eventfd_write(wake_fd_.get(), 1); }
+
+bool Session::GivesPages() const {
+  return process_->policy().mode == ReclaimMode::kPressure && bound() && CanTakeOut() &&
+         !thaw_wanted_.load();
+}
+
 void Session::UnregisterAll() {
   absl::StatusOr<AddressMap> map = AddressMap::Read(pid(), {});
   if (!map.ok()) return;  // the usual reason for an agent's end: its program has ended

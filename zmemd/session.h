@@ -107,6 +107,11 @@ class Session final : public FaultObserver, public std::enable_shared_from_this<
   // Takes effect at once.
   void SetPolicy(const Policy& policy);
 
+  // Has the reclaimer look now for what is wanted of it. Returns at once.
+  void Wake();
+  // Whether its pages may be asked for when the host is short of memory.
+  bool GivesPages() const;
+
   // For a session without an agent: whether its address space is still there, and what a drain of
   // it waits for. Ends the session if not. Called now and then by the server.
   void CheckOrphan();

@@ -155,6 +155,25 @@ std::string FieldLabel(absl::string_view key) {
   return absl::StrReplaceAll(Printable(key), {{"_", " "}});
 }
 
+// What the host is short of, and what was asked of programs for it.
+void AddHost(const json& host, Summary& summary) {
+  if (host.empty()) return;
+  bool is_short = host.contains("is_short") && host["is_short"] == true;
+  summary.Add("host memory",
+              absl::StrCat(FormatBytes(CountAt(host, "available_bytes")), " available; ",
+                           is_short ? "SHORT, until " : "short below ",
+                           FormatBytes(CountAt(host, is_short ? "high_bytes" : "low_bytes"))));
+  summary.Add("reclaim mode", absl::StrCat(Printable(StringAt(host, "reclaim_mode", "-")), "; ",
+                                           FormatCount(CountAt(host, "squeezed_processes")),
+                                           " processes give pages when the host is short"));
+  summary.Add(
+      "pressure",
+      absl::StrCat("short ", FormatCount(CountAt(host, "shortages")), " times, stalls told ",
+                   FormatCount(CountAt(host, "stall_events")), " times; ",
+                   FormatCount(CountAt(host, "asked_pages")), " pages asked for, ",
+                   FormatCount(CountAt(host, "wanted_pages")), " still"));
+}
+
 // What the pool did not take, and what compaction did.
 void AddPoolWork(const json& pool, Summary& summary) {
   // Every refusal by the pool's limit begins one that lasts until the pool has shrunk.
@@ -333,6 +352,7 @@ std::string RenderStatus(const json& status) {
   summary.Add("fault latency", Latency(ObjectAt(status, "fault_latency_ns")));
   AddPoolWork(pool, summary);
   AddBacking(status, summary);
+  AddHost(ObjectAt(status, "host"), summary);
   return summary.Render();
 }
 

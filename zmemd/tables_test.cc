@@ -200,6 +200,21 @@ TEST(RenderStatus, HasASectionForTheBackingFile) {
   EXPECT_FALSE(absl::StrContains(text, "left for the day"));
 }
 
+TEST(RenderStatus, TellsWhetherTheHostIsShortOfMemory) {
+  json status = json::parse(R"({"host": {"reclaim_mode": "pressure",
+    "available_bytes": 1073741824, "low_bytes": 2147483648, "high_bytes": 3221225472,
+    "is_short": true, "shortages": 2, "watches_stalls": true, "stall_events": 1234,
+    "squeezed_processes": 3, "asked_pages": 200000, "wanted_pages": 5000}})");
+  std::string text = RenderStatus(status);
+  EXPECT_EQ(text.substr(text.find("host memory")),
+            "host memory      1.00 GiB available; SHORT, until 3.00 GiB\n"
+            "reclaim mode     pressure; 3 processes give pages when the host is short\n"
+            "pressure         short 2 times, stalls told 1,234 times; 200,000 pages asked for, "
+            "5,000 still\n");
+  status["host"]["is_short"] = false;
+  EXPECT_TRUE(absl::StrContains(RenderStatus(status), "1.00 GiB available; short below 2.00 GiB"));
+}
+
 TEST(RenderHistogram, HasABarForEverySizeOfBothTiers) {
   json histogram = {{"row_bytes", 2048},
                     {"same_filled_pages", 100},
