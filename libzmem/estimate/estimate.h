@@ -3,9 +3,9 @@
 // Thread-safe: no state. The program is read, not changed, except for those marks
 // (ObservedProgram::ClearTouched). Nothing of a page's contents is kept or told.
 //
-// What the figures rest on: a huge page has one mark, so it looks touched as a whole; zmem judges
-// 2 MiB at a time and leaves alone where much is wanted, so that touches scattered over all of the
-// memory cost more than they do here; while the host is short of memory the kernel clears marks
+// What the figures rest on: a huge page has one mark, so it looks touched as a whole; zmem leaves
+// 2 MiB alone of which more than an eighth is wanted back, so that touches scattered over all of
+// the memory cost more than they do here; while the host is short of memory the kernel clears marks
 // itself, and memory looks colder than it is.
 #pragma once
 
