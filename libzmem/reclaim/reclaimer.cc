@@ -603,13 +603,17 @@ absl::Status Reclaimer::TakeUntilThereIsRoom() {
 
 absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
   bool pool_full = false;
-  bool is_fresh = false;  // the victims were picked here
+  bool has_picked = false;
+  int64_t taken_at_pick = 0;
   while (!is_enough() && !pool_full && !Interrupted()) {
     int64_t now_ns = clock_.now_ns();
     if (victims_.chunks.empty() || now_ns - victims_ns_ > kVictimsAgeNs) {
-      if (is_fresh && victims_.chunks.empty()) return absl::OkStatus();
+      // What was picked last is not to be had, and would be picked again.
+      int64_t taken = process_.counters.taken_pages();
+      if (has_picked && taken <= taken_at_pick) return absl::OkStatus();
       if (absl::Status status = PickVictims(now_ns); !status.ok()) return status;
-      is_fresh = true;
+      has_picked = true;
+      taken_at_pick = taken;
       if (victims_.chunks.empty()) return absl::OkStatus();
     }
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
@@ -660,15 +664,16 @@ absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
 }
 
 absl::Status Reclaimer::TakeWanted() {
-  int64_t wanted = process_.wanted_pages.load(std::memory_order_relaxed);
-  if (wanted <= 0) return absl::OkStatus();
+  std::atomic<int64_t>& wanted = process_.wanted_pages;
+  int64_t demand = wanted.load(std::memory_order_relaxed);
+  if (demand <= 0) return absl::OkStatus();
   int64_t before = process_.counters.taken_pages();
-  absl::Status status = TakeOldest(
-      [this, before, wanted] { return process_.counters.taken_pages() - before >= wanted; });
-  int64_t taken = std::max<int64_t>(process_.counters.taken_pages() - before, 0);
-  // What cannot be had is not asked for again and again.
-  process_.wanted_pages.fetch_sub(status.ok() ? wanted : std::min(taken, wanted),
-                                  std::memory_order_relaxed);
+  // Looked at again and again: it may be taken back.
+  absl::Status status = TakeOldest([this, before, &wanted] {
+    return process_.counters.taken_pages() - before >= wanted.load(std::memory_order_relaxed);
+  });
+  // What could not be had is not asked for again; a newer demand stays.
+  if (status.ok()) wanted.compare_exchange_strong(demand, 0, std::memory_order_relaxed);
   return status;
 }
 

@@ -95,13 +95,13 @@ TEST_F(Policies, PagesThatStayedInGoOutBeforeThoseThatCameBack) {
 
 TEST_F(Policies, UnderPressureNothingGoesOutUnlessItIsWanted) {
   Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
-  WriteVaried(0, kPagesPerChunk);
+  WriteVaried(0, memory_->page_count());
   Pass(10 * kPolicy.cold_age_ns);
   EXPECT_EQ(isolated(), 0u);
-  EXPECT_EQ(process_->counters.cold_pages, kPagesPerChunk) << "but it is known what could";
+  EXPECT_EQ(process_->counters.cold_pages, memory_->page_count()) << "but it is known what could";
   process_->wanted_pages = int64_t{1} << 30;
   Tick();
-  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk);
+  EXPECT_EQ(process_->counters.stored_pages, memory_->page_count());
   EXPECT_EQ(process_->wanted_pages, 0) << "what cannot be had is not asked for again";
   ExpectAllHeld();
 }

@@ -194,7 +194,7 @@ class Process {
   // policy().limit_bytes, for the fault path.
   std::atomic<uint64_t> limit_bytes{0};
   // Pages that the host wants of this program, whatever the stall budget says (ReclaimMode::
-  // kPressure): added to by whoever watches the host, taken off by the reclaimer.
+  // kPressure): set by whoever watches the host, 0 again once the reclaimer has done what it could.
   std::atomic<int64_t> wanted_pages{0};
 
   // Now, and how many epochs pages without back-off stay in at present (page_ages.h). Set by the
