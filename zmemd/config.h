@@ -1,8 +1,8 @@
-// What zmemd runs by: one INI file and its drop-ins, read once at start; a few keys may be changed
-// afterwards.
-// Not thread-safe unless it says so: libeconf keeps static state, so load from one thread.
-// Never stops at the first mistake: every line that is not understood is reported, and then nothing
-// of the result may be used.
+// What zmemd runs by: one INI file and its drop-ins, read at start and when it is told to read them
+// again; a few keys may be changed in between.
+// Not thread-safe unless it says so: libeconf keeps static state, so load from one thread at a
+// time. Never stops at the first mistake: every line that is not understood is reported, and then
+// nothing of the result may be used.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "libzmem/store/policy.h"
+#include "zmemd/program_settings.h"
 
 namespace zmem {
 
@@ -44,6 +45,9 @@ struct Config {
   int64_t cold_age_ns = 30'000'000'000;
   int64_t scan_interval_ns = 5'000'000'000;
   uint64_t min_resident_bytes = uint64_t{16} << 20;
+  // [program "NAME"], in the order in which they were read. A name is there again for each file
+  // that has it.
+  std::vector<ProgramSection> programs;
 };
 
 // The pool's limit on a host with this much memory.
@@ -74,6 +78,10 @@ struct LoadedConfig {
 };
 
 LoadedConfig LoadConfig(const ConfigSource& source);
+
+// The keys, as "[section] key", that would have to be read by another start of zmemd to be as in
+// `read`. Thread-safe.
+std::vector<std::string> KeysForNextStart(const Config& running, const Config& read);
 
 // Puts `value` into `config` as a line KEY=VALUE would, for the keys that may change while zmemd
 // runs: max_pool_percent, max_pool_size, accept_threshold_percent. Thread-safe.
