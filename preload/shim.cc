@@ -74,7 +74,8 @@ void Print(const Line& line) {
 
 void ReadLimit(AgentOptions* options) {
   const char* text = getenv("ZMEM_LIMIT");
-  if (text == nullptr || ParseLimit(text, &options->limit_bytes)) return;
+  if (text == nullptr || text[0] == '\0') return;
+  if (ParseLimit(text, &options->limit_bytes)) return;
   options->limit_bytes = 0;
   if (options->verbose || options->required) {
     Line line;

@@ -148,6 +148,9 @@ absl::Status Prove(Process& process, const wire::Hello& hello, const RemoteMemor
 absl::StatusOr<std::shared_ptr<Session>> AttachFresh(wire::Channel& channel,
                                                      SessionRegistry& registry, Identity identity,
                                                      const wire::Hello& hello) {
+  if (absl::Status managed = registry.CheckManaged(identity); !managed.ok()) {
+    return Refuse(channel, wire::RefuseReason::kNotAllowed, managed);
+  }
   uint64_t needed =
       hello.min_resident_bytes != 0 ? hello.min_resident_bytes : registry.min_resident_bytes();
   if (ResidentBytes(identity.pid) < needed) {

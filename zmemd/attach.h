@@ -21,6 +21,8 @@ class SessionRegistry {
   virtual int userfaultfd_device() const = 0;
   virtual uint64_t min_resident_bytes() const = 0;
   virtual bool stopping() const = 0;
+  // Errors: Cancelled if the configuration leaves the program alone, saying where.
+  virtual absl::Status CheckManaged(const Identity& identity) = 0;
   // Gives a session that was just bound what its program is promised; `limit_bytes` is what that
   // asked for, 0 for nothing.
   virtual void Promise(Session& session, uint64_t limit_bytes) = 0;

@@ -41,6 +41,7 @@ struct KeyLine {
   size_t line;
   std::string section;  // empty before the first
   std::string name;
+  std::optional<size_t> program;  // of Config::programs, in a section of a program
 };
 
 struct EconfFree {
@@ -57,6 +58,7 @@ class Loader {
     bool missing = stat(source_.file.c_str(), &info) != 0 && errno == ENOENT;
     if (!missing || source_.must_exist) ReadOne(source_.file);
     for (const std::string& path : DropIns()) ReadOne(path);
+    ShareMatches(loaded_.config.programs);
   }
 
  private:
@@ -100,6 +102,8 @@ class Loader {
 
   void ReadOne(const std::string& path) {
     path_ = path;
+    program_lines_.clear();
+    broken_programs_.clear();
     loaded_.files.push_back(path);
     std::optional<std::string> text = ReadText();
     if (!text) return;
@@ -107,14 +111,43 @@ class Loader {
     std::unique_ptr<econf_file, EconfFree> values = ParseValues();
     std::set<std::pair<std::string, std::string>> seen;
     for (const KeyLine& key : keys) {
+      size_t errors_before = errors_in_file_;
       if (seen.emplace(key.section, key.name).second) {
         Apply(key, values.get());
       } else {
         AddErrorAt(key.line,
                    absl::StrCat(Quoted(key.name), " is set twice in this file; keep one"));
       }
+      bool is_broken = errors_in_file_ > errors_before || values == nullptr;
+      if (key.program && is_broken) broken_programs_.insert(*key.program);
     }
+    CheckPrograms();
     ReportLineErrors();
+  }
+
+  // The sections of this file whose lines are all right by themselves.
+  void CheckPrograms() {
+    const std::vector<ProgramSection>& programs = loaded_.config.programs;
+    size_t first = programs.size() - program_lines_.size();
+    for (size_t i = first; i < programs.size(); ++i) {
+      if (broken_programs_.contains(i)) continue;
+      size_t line = program_lines_[i - first];
+      // What is there again in a later file is changed by it, if by its match alone.
+      bool is_new =
+          std::none_of(programs.begin(), programs.begin() + static_cast<ptrdiff_t>(i),
+                       [&](const ProgramSection& other) { return other.name == programs[i].name; });
+      std::string wrong = is_new ? DescribeContradiction(programs[i]) : "";
+      if (!wrong.empty()) AddErrorAt(line, wrong);
+      for (size_t j = first; j < i; ++j) {
+        bool same_exe = programs[i].match.exe.value_or(programs[i].name) ==
+                        programs[j].match.exe.value_or(programs[j].name);
+        if (same_exe && programs[i].match.uid == programs[j].match.uid &&
+            programs[i].match.cgroup == programs[j].match.cgroup) {
+          AddErrorAt(line, absl::StrCat("means the same programs as the section in line ",
+                                        program_lines_[j - first], "; make one of them"));
+        }
+      }
+    }
   }
 
   // nullopt, and an error, unless the file is a small regular one.
@@ -157,7 +190,10 @@ class Loader {
         continue;
       }
       std::string name = KeyOf(line, number);
-      if (!name.empty() && section) keys.push_back({number, *section, name});
+      if (name.empty() || !section) continue;
+      std::optional<size_t> program;
+      if (ProgramNameOf(*section)) program = loaded_.config.programs.size() - 1;
+      keys.push_back({number, *section, name, program});
     }
     return keys;
   }
@@ -179,8 +215,26 @@ class Loader {
     }
     absl::string_view name = line.substr(1, line.size() - 2);
     if (IsConfigSection(name)) return std::string(name);
+    if (std::optional<std::string> program = ProgramNameOf(name)) {
+      return BeginProgram(*program, number) ? std::optional(std::string(name)) : std::nullopt;
+    }
     AddErrorAt(number, DescribeUnknownSection(name));
     return std::nullopt;
+  }
+
+  // False, and an error, if this file has a section of that name already.
+  bool BeginProgram(const std::string& name, size_t number) {
+    std::vector<ProgramSection>& programs = loaded_.config.programs;
+    size_t first = programs.size() - program_lines_.size();
+    for (size_t i = first; i < programs.size(); ++i) {
+      if (programs[i].name != name) continue;
+      AddErrorAt(number, absl::StrCat("[program ", Quoted(name), "] is in line ",
+                                      program_lines_[i - first], " already; keep one"));
+      return false;
+    }
+    programs.push_back({.name = name});
+    program_lines_.push_back(number);
+    return true;
   }
 
   std::string KeyOf(absl::string_view line, size_t number) {
@@ -212,8 +266,12 @@ class Loader {
   // Takes the value of `key` over, or reports what is wrong. Without `values` only its name is
   // judged.
   void Apply(const KeyLine& key, econf_file* values) {
-    const ConfigKey* known = FindConfigKey(key.section, key.name);
-    if (known == nullptr) return AddErrorAt(key.line, DescribeUnknownKey(key.section, key.name));
+    const ProgramKey* of_program = key.program ? FindProgramKey(key.name) : nullptr;
+    const ConfigKey* known = key.program ? nullptr : FindConfigKey(key.section, key.name);
+    if (known == nullptr && of_program == nullptr) {
+      return AddErrorAt(key.line, key.program ? DescribeUnknownProgramKey(key.name)
+                                              : DescribeUnknownKey(key.section, key.name));
+    }
     if (values == nullptr) return;
     char* value = nullptr;
     econf_err error = econf_getStringValue(values, key.section.c_str(), key.name.c_str(), &value);
@@ -221,13 +279,17 @@ class Loader {
     if (error != ECONF_SUCCESS || value == nullptr || *value == '\0') {
       return AddErrorAt(key.line, absl::StrCat(key.name, " has no value"));
     }
-    absl::Status set = known->set(value, source_, loaded_.config);
+    absl::Status set = key.program
+                           ? of_program->set(value, source_, loaded_.config.programs[*key.program])
+                           : known->set(value, source_, loaded_.config);
     if (!set.ok()) AddErrorAt(key.line, absl::StrCat(key.name, ": ", set.message()));
   }
 
   const ConfigSource& source_;
   LoadedConfig& loaded_;
   std::string path_;
+  std::vector<size_t> program_lines_;  // of the sections of programs in this file
+  std::set<size_t> broken_programs_;   // of Config::programs: with mistakes in their lines
   std::vector<std::pair<size_t, std::string>> line_errors_;
   size_t errors_in_file_ = 0;  // including those too many to keep
 };
@@ -265,8 +327,11 @@ absl::Status ChangeConfig(absl::string_view key, absl::string_view value,
   const ConfigKey* known = FindConfigKey(key);
   if (known == nullptr) return absl::InvalidArgumentError(DescribeUnknownKey("", key));
   if (!known->changes_at_run_time) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        key, " is read when zmemd starts; what may change while it runs is ", RunTimeKeyNames()));
+    const char* when = known->differs == nullptr
+                           ? " is read when zmemd starts and by zmemctl reload"
+                           : " is read when zmemd starts";
+    return absl::InvalidArgumentError(
+        absl::StrCat(key, when, "; what may be set while it runs is ", RunTimeKeyNames()));
   }
   if (value.empty()) return absl::InvalidArgumentError(absl::StrCat(key, " has no value"));
   absl::Status set = known->set(value, source, config);

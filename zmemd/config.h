@@ -1,8 +1,8 @@
-// What zmemd runs by: one INI file and its drop-ins, read once at start; a few keys may be changed
-// afterwards.
-// Not thread-safe unless it says so: libeconf keeps static state, so load from one thread.
-// Never stops at the first mistake: every line that is not understood is reported, and then nothing
-// of the result may be used.
+// What zmemd runs by: one INI file and its drop-ins, read at start and when it is told to read them
+// again; a few keys may be changed in between.
+// Not thread-safe unless it says so: libeconf keeps static state, so load from one thread at a
+// time. Never stops at the first mistake: every line that is not understood is reported, and then
+// nothing of the result may be used.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "libzmem/store/policy.h"
+#include "zmemd/program_settings.h"
 
 namespace zmem {
 
@@ -46,6 +47,9 @@ struct Config {
   uint64_t min_resident_bytes = uint64_t{16} << 20;
   unsigned available_low_percent = 10;   // of RAM, 0 to 100; below it the host is short of memory
   unsigned available_high_percent = 15;  // the same; until it is reached again
+  // [program "NAME"], in the order in which they were read. A name is there again for each file
+  // that has it.
+  std::vector<ProgramSection> programs;
 };
 
 // The pool's limit on a host with this much memory.
@@ -76,6 +80,10 @@ struct LoadedConfig {
 };
 
 LoadedConfig LoadConfig(const ConfigSource& source);
+
+// The keys, as "[section] key", that would have to be read by another start of zmemd to be as in
+// `read`. Thread-safe.
+std::vector<std::string> KeysForNextStart(const Config& running, const Config& read);
 
 // Puts `value` into `config` as a line KEY=VALUE would, for the keys that may change while zmemd
 // runs: max_pool_percent, max_pool_size, accept_threshold_percent. Thread-safe.

@@ -112,6 +112,103 @@ TEST_F(ConfigTest, NonsenseIsPromisedToNobody) {
                   "limit-only"});
 }
 
+TEST_F(ConfigTest, ReadsSectionsOfPrograms) {
+  Write("zmemd.conf",
+        "[program \"redis-server\"]  # the cache\nlimit=25%\nmanaged=yes\n"
+        "[ program  \"batch jobs\" ]\nexe = \"/opt/my jobs/*\"\nuser=root\n"
+        "cgroup=/batch.slice/*\nstall_target_percent=5\ncompressor=zstd\ncold_age=1s\n"
+        "mode=pressure\n[pool]\nmax_pool_percent=7\n[program \"x\"]\nuser=7\nlimit=none\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_EQ(loaded.config.max_pool_percent, 7u);
+  const std::vector<ProgramSection>& programs = loaded.config.programs;
+  ASSERT_EQ(programs.size(), 3u);
+  EXPECT_EQ(programs[0].name, "redis-server");
+  EXPECT_EQ(programs[0].match, ProgramMatch());
+  EXPECT_EQ(programs[0].settings,
+            (ProgramSettings{.managed = true, .limit_bytes = uint64_t{2} << 30}));
+  EXPECT_EQ(programs[1].name, "batch jobs");
+  EXPECT_EQ(programs[1].match,
+            (ProgramMatch{.exe = "/opt/my jobs/*", .uid = 0, .cgroup = "/batch.slice/*"}));
+  EXPECT_EQ(programs[1].settings, (ProgramSettings{.stall_target_percent = 5,
+                                                   .cold_age_ns = 1'000'000'000,
+                                                   .mode = ReclaimMode::kPressure,
+                                                   .compressor = FindCompressor("zstd")}));
+  EXPECT_EQ(programs[2].match.uid, 7u);
+  EXPECT_EQ(programs[2].settings.limit_bytes, 0u);
+}
+
+TEST_F(ConfigTest, ALaterFileContinuesASectionAndComesAfterIt) {
+  Write("zmemd.conf",
+        "[program \"a\"]\nexe=x*\nlimit=1G\nmanaged=no\n[program \"b\"]\nexe=*\nlimit=2G\n");
+  EXPECT_EQ(LoadConfig(source_).errors.size(), 1u);
+  Write("zmemd.conf", "[program \"a\"]\nexe=x*\nlimit=1G\n[program \"b\"]\nexe=*\nlimit=2G\n");
+  Write("zmemd.conf.d/1.conf", "[program \"a\"]\nlimit=3G\n");
+  Write("zmemd.conf.d/2.conf", "[program \"a\"]\nuser=5\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  ProgramFacts facts{.exe = "/bin/xy", .uid = 5};
+  EXPECT_EQ(SettingsFor(loaded.config.programs, facts).limit_bytes, uint64_t{3} << 30);
+  facts.uid = 6;
+  EXPECT_EQ(SettingsFor(loaded.config.programs, facts).limit_bytes, uint64_t{2} << 30);
+}
+
+TEST_F(ConfigTest, MistakesInSectionsOfPrograms) {
+  EXPECT_EQ(
+      ErrorsOf("[program \"a\"]\nexe=usr/bin/x\nuser=no-such-user\ncgroup=batch.slice\n"
+               "limit=0\nmanaged=maybe\nstall_target_percent=101\ncompressor=lz5\ncold_age=5\n"
+               "mode=eager\nlimt=1G\nscan_interval=1s\nlimit=1G\n"
+               "[program \"a\"]\nmanaged=no\n[pool]\nexe=x\n"
+               "[program \"b\"]\nmanaged=no\nlimit=1G\n"),
+      (Lines{
+          "zmemd.conf:2: exe: \"usr/bin/x\" matches no path, which begins with /; write a whole "
+          "path, or a name without slashes",
+          "zmemd.conf:3: user: \"no-such-user\" is no user of this machine; write a name or a "
+          "number",
+          "zmemd.conf:4: cgroup: \"batch.slice\" matches no path, which begins with /",
+          "zmemd.conf:5: limit: \"0\" is not a limit; write none, a size such as 512M, or 1% to "
+          "100%",
+          "zmemd.conf:6: managed: \"maybe\" is not a switch; write yes or no",
+          "zmemd.conf:7: stall_target_percent: \"101\" is not a percentage of time from 0 to 100, "
+          "such as 0.5",
+          "zmemd.conf:8: compressor: \"lz5\" is no compressor of this zmemd; it has lz4, zstd",
+          "zmemd.conf:9: cold_age: \"5\" is not a duration; write a whole number with ms, s, m or "
+          "h, such as 30s",
+          "zmemd.conf:10: mode: \"eager\" is not a mode; write proactive, pressure or limit-only",
+          "zmemd.conf:11: unknown key \"limt\"; the nearest is limit of [program \"NAME\"]",
+          "zmemd.conf:12: scan_interval is for all programs: put it under [policy]",
+          "zmemd.conf:13: \"limit\" is set twice in this file; keep one",
+          "zmemd.conf:14: [program \"a\"] is in line 1 already; keep one",
+          "zmemd.conf:17: exe is for single programs: put it under [program \"NAME\"]",
+          "zmemd.conf:18: says managed=no and more; what is not managed needs no other setting",
+      }));
+}
+
+TEST_F(ConfigTest, SectionsOfProgramsThatContradictThemselvesOrEachOther) {
+  EXPECT_EQ(
+      ErrorsOf("[program \"a\"]\n[program \"b\"]\nmanaged=no\nlimit=1G\n"
+               "[program \"c\"]\nexe=b\nlimit=1G\n[program \"d/e\"]\nlimit=1G\n"
+               "[program \"f/g\"]\nexe=f\nmanaged=no\n"),
+      (Lines{
+          "zmemd.conf:1: says nothing of the programs that it means; write managed=no, "
+          "limit=512M or the like",
+          "zmemd.conf:2: says managed=no and more; what is not managed needs no other setting",
+          "zmemd.conf:5: means the same programs as the section in line 2; make one of them",
+          "zmemd.conf:8: \"d/e\" matches no path, which begins with /; write a whole path, or "
+          "a name without slashes, or add exe=",
+      }));
+}
+
+TEST_F(ConfigTest, HeadersOfProgramsThatAreNone) {
+  for (absl::string_view name : {"program", "program redis", "program \"\"", "program \" \"",
+                                 "program \"a\"b\"", "program \"a", "porgram \"a\""}) {
+    Lines errors = ErrorsOf(absl::StrCat("[", name, "]\nlimit=1G\n"));
+    ASSERT_EQ(errors.size(), 1u) << name;
+    EXPECT_TRUE(absl::EndsWith(errors[0], "is not a section; write it as [program \"NAME\"]"))
+        << errors[0];
+  }
+}
+
 TEST_F(ConfigTest, AnEmptyFileMeansTheDefaults) {
   EXPECT_EQ(ErrorsOf(""), Lines{});
   EXPECT_EQ(ErrorsOf("\n\n# nothing\n[pool]\n"), Lines{});
@@ -262,7 +359,10 @@ TEST_F(ConfigTest, AChangeThatIsRefusedChangesNothingAndSaysWhyAsTheFileDoes) {
            {"max_pool_precent", "20",
             "unknown key \"max_pool_precent\"; the nearest is max_pool_percent in [pool]"},
            {"cold_age", "1s",
-            "cold_age is read when zmemd starts; what may change while it runs is "
+            "cold_age is read when zmemd starts and by zmemctl reload; what may be set while it "
+            "runs is max_pool_percent, max_pool_size, accept_threshold_percent"},
+           {"daily_write_limit", "1G",
+            "daily_write_limit is read when zmemd starts; what may be set while it runs is "
             "max_pool_percent, max_pool_size, accept_threshold_percent"}}) {
     Config config;
     absl::Status status = ChangeConfig(refused.key, refused.value, source_, config);
@@ -271,6 +371,17 @@ TEST_F(ConfigTest, AChangeThatIsRefusedChangesNothingAndSaysWhyAsTheFileDoes) {
     EXPECT_EQ(config.accept_threshold_percent, Config().accept_threshold_percent);
     EXPECT_EQ(config.cold_age_ns, Config().cold_age_ns);
   }
+}
+
+TEST_F(ConfigTest, TellsWhichKeysWaitForTheNextStart) {
+  Write("zmemd.conf", "[backing]\npath=/a\nsize=1G\n[pool]\nrecompress_age=1m\n");
+  Config running = LoadConfig(source_).config;
+  EXPECT_EQ(KeysForNextStart(running, running), Lines{});
+  Write("zmemd.conf",
+        "[backing]\npath=/b\nsize=1G\ndaily_write_limit=1G\n[pool]\nmax_pool_percent=3\n"
+        "compressor=zstd\n[policy]\ncold_age=1s\nlimit=1G\n[program \"a\"]\nmanaged=no\n");
+  EXPECT_EQ(KeysForNextStart(running, LoadConfig(source_).config),
+            (Lines{"[pool] recompress_age", "[backing] path", "[backing] daily_write_limit"}));
 }
 
 TEST_F(ConfigTest, NoJunkCrashesIt) {

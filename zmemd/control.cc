@@ -28,6 +28,7 @@ constexpr CommandInfo kCommands[] = {
     {ControlCommand::kHistogram, "histogram", ControlArgument::kPidIfAny},
     {ControlCommand::kLimit, "limit", ControlArgument::kPidWithValue},
     {ControlCommand::kSet, "set", ControlArgument::kSetting},
+    {ControlCommand::kReload, "reload", ControlArgument::kNone},
     {ControlCommand::kVersion, "version", ControlArgument::kNone},
 };
 
@@ -44,9 +45,9 @@ struct ExitCode {
 };
 
 constexpr ExitCode kExitCodes[] = {
-    {0, absl::StatusCode::kOk},          {2, absl::StatusCode::kInvalidArgument},
-    {3, absl::StatusCode::kNotFound},    {4, absl::StatusCode::kPermissionDenied},
-    {7, absl::StatusCode::kUnavailable},
+    {0, absl::StatusCode::kOk},       {2, absl::StatusCode::kInvalidArgument},
+    {3, absl::StatusCode::kNotFound}, {4, absl::StatusCode::kPermissionDenied},
+    {6, absl::StatusCode::kDataLoss}, {7, absl::StatusCode::kUnavailable},
 };
 
 absl::StatusOr<ControlRequest> ParseArgument(const CommandInfo& info, const json& parsed) {

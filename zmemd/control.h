@@ -11,7 +11,7 @@
 //   'P' {"done":512,"total":4096,"unit":"pages"}    progress, none or many
 //   'D' ...                                         the next fragment of the answer's JSON
 //   'E' {"exit_code":0}                             the end of the answer, or instead of one
-//   'E' {"exit_code":4,"error":"one line"}
+//   'E' {"exit_code":4,"error":"one line"}         several, of a configuration with mistakes
 #pragma once
 
 #include <sys/types.h>
@@ -47,6 +47,7 @@ enum class ControlCommand {
   kHistogram,  // sizes of stored objects; takes a pid, or none for all processes
   kLimit,      // limit what of a process is resident; takes a pid and a value
   kSet,        // change a setting; takes a key and a value
+  kReload,     // read the configuration again
   kVersion,    // of the daemon and its protocol
 };
 
@@ -72,8 +73,8 @@ using ControlProgressFn = std::function<void(const ControlProgress&)>;
 
 // The exit code by which zmemctl reports `status`, and the way back. 0 is success, 1 any failure
 // without a code of its own.
-//   InvalidArgument 2 | NotFound 3 (pid unknown or not managed) | PermissionDenied 4 | Unavailable
-//   7
+//   InvalidArgument 2 | NotFound 3 (pid unknown or not managed) | PermissionDenied 4 |
+//   DataLoss 6 (a configuration with mistakes) | Unavailable 7
 int ControlExitCode(const absl::Status& status);
 absl::Status ControlStatus(int64_t exit_code, absl::string_view message);
 

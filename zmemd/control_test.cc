@@ -106,8 +106,9 @@ TEST(Control, ACallReachesTheHandlerAndItsAnswerTheClient) {
 }
 
 TEST(Control, EveryCommandHasItsWord) {
-  for (auto command : {ControlCommand::kStatus, ControlCommand::kPs, ControlCommand::kShow,
-                       ControlCommand::kEvict, ControlCommand::kDrain, ControlCommand::kVersion}) {
+  for (auto command :
+       {ControlCommand::kStatus, ControlCommand::kPs, ControlCommand::kShow, ControlCommand::kEvict,
+        ControlCommand::kDrain, ControlCommand::kReload, ControlCommand::kVersion}) {
     FakeHandler handler;
     EXPECT_TRUE(CallServer(handler, {command, 5}).ok());
     EXPECT_EQ(handler.last_request.command, command);
@@ -176,7 +177,8 @@ TEST(Control, ALimitTravelsWithItsProcess) {
 TEST(Control, ErrorsComeBackAsTheyWereGiven) {
   for (const absl::Status& status :
        {absl::PermissionDeniedError("not yours"), absl::NotFoundError("no process 7"),
-        absl::InvalidArgumentError("what?"), absl::UnavailableError("stopping")}) {
+        absl::InvalidArgumentError("what?"), absl::UnavailableError("stopping"),
+        absl::DataLossError("a:1: x\nb:2: y")}) {
     FakeHandler handler;
     handler.answer = status;
     EXPECT_EQ(CallServer(handler, {}).status(), status);
@@ -192,6 +194,7 @@ TEST(Control, ExitCodesAreTheDocumentedOnes) {
   EXPECT_EQ(ControlExitCode(absl::InvalidArgumentError("")), 2);
   EXPECT_EQ(ControlExitCode(absl::NotFoundError("")), 3);
   EXPECT_EQ(ControlExitCode(absl::PermissionDeniedError("")), 4);
+  EXPECT_EQ(ControlExitCode(absl::DataLossError("")), 6);
   EXPECT_EQ(ControlExitCode(absl::UnavailableError("")), 7);
 }
 

@@ -1,5 +1,5 @@
-// zmemd: reads the command line and the configuration, starts the server, and stops it on SIGTERM
-// or SIGINT once every page is back in its program.
+// zmemd: reads the command line and the configuration, starts the server, which reads the latter
+// again on SIGHUP, and stops it on SIGTERM or SIGINT once every page is back in its program.
 
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <string>
 
 #include "libzmem/codec/compressor.h"
@@ -43,15 +44,13 @@ void SetUpLog(bool verbose) {
   spdlog::set_level(verbose ? spdlog::level::debug : spdlog::level::info);
 }
 
-// A descriptor that becomes readable on SIGTERM or SIGINT. Blocks both for all threads to come.
-UniqueFd StopSignals() {
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  return UniqueFd(signalfd(-1, &stop, SFD_CLOEXEC));
+// A descriptor that becomes readable on any of `signals`. Blocks them for all threads to come.
+UniqueFd Catch(std::initializer_list<int> signals) {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int signal : signals) sigaddset(&set, signal);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
 // Every managed program depends on this process: it is the last to be killed for memory, and has
@@ -72,8 +71,10 @@ uint32_t DaemonTimeoutSeconds() {
   return static_cast<uint32_t>(seconds > 0 ? seconds : kDefault);
 }
 
-int Run(const LoadedConfig& loaded, uint64_t ram_bytes, const std::string& socket_path) {
-  UniqueFd stop = StopSignals();
+int Run(const LoadedConfig& loaded, const ConfigSource& source, const std::string& socket_path) {
+  UniqueFd stop = Catch({SIGTERM, SIGINT});
+  UniqueFd reload = Catch({SIGHUP});
+  signal(SIGPIPE, SIG_IGN);
   TakePrecautions();
   for (const std::string& file : loaded.files) spdlog::info("read {}", file);
   auto keeper = Keeper::Start(DaemonTimeoutSeconds());
@@ -81,12 +82,12 @@ int Run(const LoadedConfig& loaded, uint64_t ram_bytes, const std::string& socke
     spdlog::error("{}", std::string(keeper.status().message()));
     return kExitFailure;
   }
-  auto server = Server::Start(loaded.config, ram_bytes, socket_path, *std::move(keeper));
+  auto server = Server::Start(loaded.config, source, socket_path, *std::move(keeper));
   if (!server.ok()) {
     spdlog::error("{}", std::string(server.status().message()));
     return absl::IsPermissionDenied(server.status()) ? kExitPermission : kExitFailure;
   }
-  (*server)->Run(stop.get());
+  (*server)->Run(stop.get(), reload.get());
   spdlog::info("stopped; every page is back in its program");
   return 0;
 }
@@ -127,7 +128,7 @@ int Main(int argc, char** argv) {
     std::printf("the configuration is fine (%zu files read)\n", loaded.files.size());
     return 0;
   }
-  return Run(loaded, source.ram_bytes, socket_path);
+  return Run(loaded, source, socket_path);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -18,6 +19,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "libzmem/base/quantity.h"
 #include "zmemd/kernel_check.h"
 #include "zmemd/program_settings.h"
@@ -40,11 +42,24 @@ nlohmann::json DailyLeft(const BackingFile::Stats& file) {
   return file.daily_bytes_left;
 }
 
+// A line for each, as many as an answer has room for.
+absl::Status Mistakes(absl::Span<const std::string> errors) {
+  constexpr size_t kMostBytes = 16 << 10;
+  std::string lines;
+  for (size_t i = 0; i < errors.size(); ++i) {
+    absl::StrAppend(&lines, i == 0 ? "" : "\n", errors[i]);
+    if (lines.size() < kMostBytes || i + 1 == errors.size()) continue;
+    absl::StrAppend(&lines, "\n", errors.size() - i - 1, " more; see zmemd --check-config");
+    break;
+  }
+  return absl::DataLossError(lines);
+}
+
 }  // namespace
 
-Server::Server(const Config& config, uint64_t ram_bytes, std::string socket_path)
+Server::Server(const Config& config, const ConfigSource& source, std::string socket_path)
     : config_(config),
-      config_source_{.ram_bytes = ram_bytes},
+      config_source_(source),
       socket_path_(std::move(socket_path)),
       settings_(config) {}
 
@@ -52,17 +67,18 @@ Server::~Server() {
   if (listener_.valid()) unlink(socket_path_.c_str());
 }
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config, uint64_t ram_bytes,
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
+                                                      const ConfigSource& source,
                                                       const std::string& socket_path,
                                                       std::unique_ptr<Keeper> keeper) {
-  std::unique_ptr<Server> server(new Server(config, ram_bytes, socket_path));
+  std::unique_ptr<Server> server(new Server(config, source, socket_path));
   server->keeper_ = std::move(keeper);
   absl::StatusOr<UniqueFd> device = CheckKernel();
   if (!device.ok()) return device.status();
   server->device_ = *std::move(device);
 
   Zpool::Options pool_options;
-  pool_options.limit_bytes = PoolLimitBytes(config, ram_bytes);
+  pool_options.limit_bytes = PoolLimitBytes(config, source.ram_bytes);
   pool_options.reserved_bytes = kPoolReservedBytes;
   absl::StatusOr<std::unique_ptr<Zpool>> pool = Zpool::Create(pool_options);
   if (!pool.ok()) return pool.status();
@@ -167,14 +183,18 @@ absl::Status Server::Listen() {
   return absl::OkStatus();
 }
 
-void Server::Run(int stop_fd) {
+void Server::Run(int stop_fd, int reload_fd) {
   spdlog::info("listening at {}, pool limit {} MiB, compressor {}", socket_path_,
                pool_->stats().limit_bytes >> 20, config_.compressor);
   sd_notify(0, "READY=1");
   for (;;) {
-    pollfd fds[2] = {{listener_.get(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
-    sys::Poll(fds, 2, kSweepPeriodMs);
+    pollfd fds[3] = {{listener_.get(), POLLIN, 0}, {stop_fd, POLLIN, 0}, {reload_fd, POLLIN, 0}};
+    sys::Poll(fds, 3, kSweepPeriodMs);
     if (fds[1].revents != 0) break;
+    signalfd_siginfo signal;
+    if (fds[2].revents != 0 && read(reload_fd, &signal, sizeof signal) > 0) {
+      Reload().status().IgnoreError();  // it is in the log
+    }
     if (fds[0].revents != 0) Accept();
     SweepSessions();
   }
@@ -226,9 +246,10 @@ void Server::ServeAgentConnection(UniqueFd connection) {
   wire::Channel channel(std::move(connection));
   absl::StatusOr<std::shared_ptr<Session>> session = AttachAgent(channel, *this);
   if (!session.ok()) {
-    // A small program is asked to come back; whoever hung up has its reasons.
-    bool expected = absl::IsOutOfRange(session.status()) || absl::IsUnavailable(session.status()) ||
-                    absl::IsNotFound(session.status());
+    // A small program is asked to come back, an excluded one to stay away; whoever hung up has its
+    // reasons.
+    bool expected = absl::IsCancelled(session.status()) || absl::IsOutOfRange(session.status()) ||
+                    absl::IsUnavailable(session.status()) || absl::IsNotFound(session.status());
     spdlog::log(expected ? spdlog::level::debug : spdlog::level::warn, "not attached: {}",
                 std::string(session.status().message()));
     return;
@@ -251,13 +272,37 @@ std::shared_ptr<Process> Server::MakeProcess(Userfaultfd uffd) {
   return std::make_shared<Process>(*store_, *arena_, std::move(uffd));
 }
 
+absl::Status Server::CheckManaged(const Identity& identity) {
+  MutexLock lock(settings_mutex_);
+  if (settings_.programs.empty()) return absl::OkStatus();
+  ProgramFacts facts = ReadProgramFacts(identity.pid, identity.uid);
+  const ProgramSection* section = ExcludedBy(settings_.programs, facts);
+  if (section == nullptr) return absl::OkStatus();
+  return absl::CancelledError(absl::StrCat(
+      "the configuration of zmemd says managed=no in [program ", Quoted(section->name), "]"));
+}
+
 void Server::Promise(Session& session, uint64_t limit_bytes) {
+  session.terms().SetEnvironmentLimit(limit_bytes);
+  Configure(session);
+}
+
+bool Server::Configure(Session& session) {
   {
     MutexLock lock(settings_mutex_);
-    session.terms().Configure(DefaultPolicy(settings_));
+    ProgramFacts facts;
+    if (!settings_.programs.empty()) facts = ReadProgramFacts(session.pid(), session.uid());
+    if (const ProgramSection* section = ExcludedBy(settings_.programs, facts)) {
+      spdlog::info("PID {} is let go: managed=no in [program {}]", session.pid(),
+                   Quoted(section->name));
+      session.RequestDrain();
+      return false;
+    }
+    ProgramSettings settings = SettingsFor(settings_.programs, facts);
+    session.terms().Configure(Apply(settings, DefaultPolicy(settings_)));
   }
-  session.terms().SetEnvironmentLimit(limit_bytes);
   ApplyTerms(session);
+  return true;
 }
 
 void Server::ApplyTerms(Session& session) {
@@ -388,6 +433,11 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
   if (request.command == ControlCommand::kStatus) return Status(peer);
   if (request.command == ControlCommand::kPs) return Processes(peer);
   if (request.command == ControlCommand::kSet) return Set(request, peer);
+  if (request.command == ControlCommand::kReload) {
+    if (peer.uid == 0) return Reload();
+    return absl::PermissionDeniedError(
+        "only root may have zmemd read its configuration again; ask as root");
+  }
   if (request.command == ControlCommand::kHistogram) return Histogram(request.pid, peer);
 
   absl::StatusOr<std::shared_ptr<Session>> session = FindForControl(request.pid, peer);
@@ -423,6 +473,59 @@ absl::StatusOr<nlohmann::json> Server::Handle(const ControlRequest& request,
   }
 }
 
+absl::StatusOr<nlohmann::json> Server::Reload() {
+  MutexLock lock(reload_mutex_);
+  if (stopping()) return absl::UnavailableError("zmemd is stopping");
+  // For systemd's Type=notify-reload and Type=notify, sd_notify(3).
+  sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", static_cast<long long>(clock_.now_ns() / 1000));
+  LoadedConfig loaded = LoadConfig(config_source_);
+  nlohmann::json result = {{"files", loaded.files}};
+  if (loaded.errors.empty()) {
+    std::set<std::string> overwritten;
+    {
+      MutexLock settings_lock(settings_mutex_);
+      overwritten.swap(set_keys_);
+    }
+    result.update(TakeOver(loaded.config));
+    result["overwritten"] = overwritten;
+    result["needs_restart"] = KeysForNextStart(config_, loaded.config);
+  }
+  sd_notify(0, "READY=1");
+  for (const std::string& error : loaded.errors) spdlog::error("{}", error);
+  if (!loaded.errors.empty()) {
+    spdlog::error("the configuration has mistakes; everything stays as it is");
+    return Mistakes(loaded.errors);
+  }
+  spdlog::info("read the configuration again: pool limit {} MiB", pool_->limit_bytes() >> 20);
+  for (const std::string& file : loaded.files) spdlog::info("read {}", file);
+  for (const nlohmann::json& key : result["needs_restart"]) {
+    spdlog::warn("{} has changed, which needs a restart", key.get<std::string>());
+  }
+  return result;
+}
+
+nlohmann::json Server::TakeOver(const Config& config) {
+  {
+    MutexLock lock(settings_mutex_);
+    settings_ = config;
+    pool_->set_limit_bytes(PoolLimitBytes(settings_, config_source_.ram_bytes));
+    store_->set_accept_threshold_percent(settings_.accept_threshold_percent);
+  }
+  housekeeper_->Wake();
+  size_t managed = 0;
+  nlohmann::json let_go = nlohmann::json::array();
+  for (const std::shared_ptr<Session>& session : Sessions()) {
+    if (session->ended()) continue;
+    // What is not bound yet is configured then.
+    if (!session->bound() || Configure(*session)) {
+      ++managed;
+    } else {
+      let_go.push_back(session->pid());
+    }
+  }
+  return {{"processes", managed}, {"let_go", let_go}};
+}
+
 absl::StatusOr<nlohmann::json> Server::Limit(Session& session, absl::string_view limit,
                                              const ControlPeer& peer) {
   uint64_t resident = ResidentBytes(session.pid());
@@ -456,6 +559,7 @@ absl::StatusOr<nlohmann::json> Server::Set(const ControlRequest& request, const 
     MutexLock lock(settings_mutex_);
     absl::Status changed = ChangeConfig(request.key, request.value, config_source_, settings_);
     if (!changed.ok()) return changed;
+    set_keys_.insert(request.key);
     pool_->set_limit_bytes(PoolLimitBytes(settings_, config_source_.ram_bytes));
     store_->set_accept_threshold_percent(settings_.accept_threshold_percent);
   }
@@ -535,7 +639,7 @@ nlohmann::json Server::DescribePool() const {
   Zpool::Stats pool = pool_->stats();
   PageStore::Stats store = store_->stats();
   Upkeep::Stats upkeep = upkeep_->stats();
-  return {{"compressor", config_.compressor},
+  return {{"compressor", settings().compressor},
           {"held_bytes", pool.held_bytes},
           {"max_held_bytes", pool.max_held_bytes},
           {"compressed_bytes", pool.live_bytes},

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,19 +37,23 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   // Checks what the kernel offers, makes the pool, and listens at `socket_path`.
   // Errors: FailedPrecondition for a kernel that lacks something, PermissionDenied, AlreadyExists
   // if a zmemd listens there; each says what to do.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config, uint64_t ram_bytes,
+  // `source` is where `config` is from, and what is read when it is to be read again.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,
+                                                       const ConfigSource& source,
                                                        const std::string& socket_path,
                                                        std::unique_ptr<Keeper> keeper);
   ~Server() override;
 
-  // Serves until `stop_fd` becomes readable, then puts every page back into its program and
+  // Serves until `stop_fd` becomes readable; reads the configuration again whenever the signalfd
+  // `reload_fd` does. Then puts every page back into its program and
   // returns. Says on the log what it still waits for.
-  void Run(int stop_fd);
+  void Run(int stop_fd, int reload_fd);
 
   // SessionRegistry:
   int userfaultfd_device() const override { return device_.get(); }
-  uint64_t min_resident_bytes() const override { return config_.min_resident_bytes; }
+  uint64_t min_resident_bytes() const override { return settings().min_resident_bytes; }
   bool stopping() const override { return stopping_.load(std::memory_order_acquire); }
+  absl::Status CheckManaged(const Identity& identity) override;
   void Promise(Session& session, uint64_t limit_bytes) override;
   std::shared_ptr<Session> FindForked(const wire::Token& token) override;
   absl::StatusOr<std::shared_ptr<Session>> AddSession(std::shared_ptr<Process> process) override;
@@ -63,7 +68,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
                                         const ControlProgressFn& progress) override;
 
  private:
-  Server(const Config& config, uint64_t ram_bytes, std::string socket_path);
+  Server(const Config& config, const ConfigSource& source, std::string socket_path);
 
   absl::Status Listen();
   // Opens the backing file if one is configured. An error if it is required.
@@ -79,6 +84,18 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::vector<SqueezedProgram> SqueezedPrograms() const;
   absl::Status StartHostPressure();
   absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
+  Config settings() const {
+    MutexLock lock(settings_mutex_);
+    return settings_;
+  }
+  // Reads the configuration again. Returns what became of it. Errors: DataLoss with a line for each
+  // mistake in it, and then nothing has changed.
+  absl::StatusOr<nlohmann::json> Reload();
+  // Takes over what was read, for the pool and for every session. Returns how many processes are
+  // managed and which are let go.
+  nlohmann::json TakeOver(const Config& config);
+  // Gives a session what the settings say of its program, or lets go of it: then false.
+  bool Configure(Session& session);
   // Makes a session's terms count. What is raised because it cannot be kept is logged.
   void ApplyTerms(Session& session);
   // Limits a process. Returns what its terms then come to.
@@ -101,7 +118,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   static constexpr size_t kMaxConnections = 4096;
   static constexpr size_t kMaxConnectionsOfUser = 1024;
 
-  const Config config_;  // as it was read; settings_ has what was changed since
+  const Config config_;  // as it was at the start; settings_ has what was changed since
   const ConfigSource config_source_;
   const std::string socket_path_;
   MonotonicClock clock_;
@@ -117,8 +134,10 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
 
   mutable Mutex mutex_;
   CondVar changed_;
-  Mutex settings_mutex_;
+  Mutex reload_mutex_;  // held while the configuration is read, taken before the others
+  mutable Mutex settings_mutex_;
   Config settings_ ABSL_GUARDED_BY(settings_mutex_);
+  std::set<std::string> set_keys_ ABSL_GUARDED_BY(settings_mutex_);  // by zmemctl set, since read
   std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
   size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uid_t, size_t> connections_of_ ABSL_GUARDED_BY(mutex_);

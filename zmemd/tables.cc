@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -541,6 +542,27 @@ std::string RenderSet(const json& result) {
       Printable(StringAt(result, "key", "?")), "=", Printable(StringAt(result, "value", "?")),
       ": the pool holds ", FormatBytes(held), " of its limit of ", FormatBytes(limit), shrinks,
       "; once full it accepts pages again at ", FormatBytes(CountAt(result, "accept_bytes")), "\n");
+}
+
+std::string RenderReloaded(const json& result) {
+  auto list = [&result](const char* key) {
+    std::vector<std::string> words;
+    auto found = result.is_object() ? result.find(key) : result.end();
+    if (found == result.end() || !found->is_array()) return std::string();
+    for (const json& word : *found) words.push_back(FieldText("pid", word));
+    return absl::StrJoin(words, ", ");
+  };
+  Summary summary;
+  std::string files = list("files");
+  summary.Add("read", files.empty() ? "no file: everything has its default" : files);
+  summary.Add("processes", absl::StrCat(FormatCount(CountAt(result, "processes")), " managed"));
+  for (auto [key, label] : {std::pair("let_go", "let go, not to be managed"),
+                            std::pair("overwritten", "no longer as zmemctl set them"),
+                            std::pair("needs_restart", "needs a restart of zmemd")}) {
+    std::string words = list(key);
+    if (!words.empty()) summary.Add(label, words);
+  }
+  return summary.Render();
 }
 
 std::string RenderVersion(const json& version) {

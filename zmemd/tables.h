@@ -56,6 +56,7 @@ std::string RenderFrozen(pid_t pid);
 std::string RenderHistogram(const nlohmann::json& histogram);
 std::string RenderLimit(pid_t pid, const nlohmann::json& result);
 std::string RenderSet(const nlohmann::json& result);
+std::string RenderReloaded(const nlohmann::json& result);
 std::string RenderVersion(const nlohmann::json& version);
 
 }  // namespace zmem

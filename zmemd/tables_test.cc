@@ -267,6 +267,22 @@ TEST(RenderLimit, SaysWhatCountsFromNowOn) {
             "7: no limit from now on, 1.00 GiB resident; 3.00 MiB must stay\n");
 }
 
+TEST(RenderReloaded, SaysWhatChangesAndWhatDoesNot) {
+  json result = {{"files", json::array()}, {"processes", 3}};
+  EXPECT_EQ(RenderReloaded(result),
+            "read       no file: everything has its default\nprocesses  3 managed\n");
+  result["files"] = {"/etc/zmem/zmemd.conf", "/etc/zmem/zmemd.conf.d/a.conf"};
+  result["let_go"] = {12, 1345};
+  result["overwritten"] = {"max_pool_size"};
+  result["needs_restart"] = {"[backing] path", "[backing] size"};
+  EXPECT_EQ(RenderReloaded(result),
+            "read                           /etc/zmem/zmemd.conf, /etc/zmem/zmemd.conf.d/a.conf\n"
+            "processes                      3 managed\n"
+            "let go, not to be managed      12, 1345\n"
+            "no longer as zmemctl set them  max_pool_size\n"
+            "needs a restart of zmemd       [backing] path, [backing] size\n");
+}
+
 TEST(RenderSet, SaysWhatBecomesOfWhatIsHeldAboveTheLimit) {
   json result = {{"key", "max_pool_size"},
                  {"value", "64M"},
@@ -308,8 +324,8 @@ TEST(Render, SurvivesAnswersOfAnyShape) {
     for (const std::string& text :
          {RenderStatus(answer), RenderProcesses(answer), RenderProcess(answer),
           RenderEvicted(1, answer), RenderDrained(1, answer), RenderThawed(1, answer),
-          RenderHistogram(answer), RenderLimit(1, answer), RenderSet(answer),
-          RenderVersion(answer)}) {
+          RenderHistogram(answer), RenderLimit(1, answer), RenderReloaded(answer),
+          RenderSet(answer), RenderVersion(answer)}) {
       EXPECT_EQ(text.back(), '\n') << answer;
     }
   }

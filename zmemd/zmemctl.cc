@@ -12,6 +12,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "libzmem/base/clock.h"
 #include "zmemd/control.h"
 #include "zmemd/estimate_command.h"
@@ -39,13 +40,14 @@ constexpr char kFooter[] =
     "  zmemctl limit 1234 60%           the same, of what the process has now, resident and out\n"
     "  zmemctl limit 1234 none          let it be\n"
     "  zmemctl estimate 1234            what zmem would save of it; needs no zmemd\n"
-    "  zmemctl set max_pool_size 1G     change the pool's limit until zmemd starts anew\n"
+    "  zmemctl set max_pool_size 1G     change the pool's limit until zmemd starts or reloads\n"
+    "  zmemctl reload                   read the configuration again, with all that is in it\n"
     "\nSizes: K, M, G are powers of 1024. RATIO is DATA (bytes taken out) over TOTAL (bytes "
     "held).\nSTALL is the share of time in which threads wait for pages, and its target, in "
     "percent.\n"
     "SAME and DISK are pages: those of one word, those in the backing file.\n"
     "\nExit codes: 0 done, 1 failed, 2 usage, 3 unknown or unmanaged PID, 4 no permission,\n"
-    "7 no daemon.";
+    "6 mistakes in the configuration, 7 no daemon.";
 
 constexpr char kEstimateFooter[] =
     "Compresses some of the program's pages as zmemd would, and watches what it leaves untouched.\n"
@@ -65,10 +67,12 @@ struct Options {
   EstimateRequest estimate;
 };
 
-// Prints one line on stderr and returns `exit_code`.
+// Prints the message's lines on stderr, mostly one, and returns `exit_code`.
 int Fail(int exit_code, absl::string_view message) {
-  std::string line = absl::StrCat("zmemctl: ", Printable(message), "\n");
-  fwrite(line.data(), 1, line.size(), stderr);
+  for (absl::string_view line : absl::StrSplit(message, '\n')) {
+    std::string text = absl::StrCat("zmemctl: ", Printable(line), "\n");
+    fwrite(text.data(), 1, text.size(), stderr);
+  }
   return exit_code;
 }
 
@@ -146,6 +150,8 @@ void Define(CLI::App& app, Options& options) {
   AddCommand(app, options, ControlCommand::kLimit, "Limit what of PID is resident");
   AddEstimate(app, options);
   AddCommand(app, options, ControlCommand::kSet, "Change a setting of the running daemon");
+  AddCommand(app, options, ControlCommand::kReload,
+             "Read the configuration again; it stays as it is if there are mistakes in it");
   AddCommand(app, options, ControlCommand::kVersion, "Show the daemon's version");
 }
 
@@ -203,6 +209,8 @@ std::string Render(const Options& options, const json& answer) {
       return RenderLimit(request.pid, answer);
     case ControlCommand::kSet:
       return RenderSet(answer);
+    case ControlCommand::kReload:
+      return RenderReloaded(answer);
     case ControlCommand::kVersion:
       return RenderVersion(answer);
   }

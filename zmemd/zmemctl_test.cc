@@ -29,6 +29,7 @@ class FakeHandler : public ControlHandler {
  public:
   absl::StatusOr<json> Handle(const ControlRequest& request, const ControlPeer&,
                               const ControlProgressFn& progress) override {
+    if (request.command == ControlCommand::kReload) return absl::DataLossError("a:1: x\nb:2: \x1b");
     if (request.pid == 404) return absl::NotFoundError("process 404 is not managed");
     if (request.pid == 403) return absl::PermissionDeniedError("process 403 is not yours");
     progress({1, 2});
@@ -167,6 +168,12 @@ TEST_F(ZmemctlTest, UnknownPidsAreThreeAndForbiddenOnesFour) {
   EXPECT_EQ(unknown.exit_code, 3);
   EXPECT_EQ(unknown.err, "zmemctl: process 404 is not managed\n");
   EXPECT_EQ(RunServed("drain 403").exit_code, 4);
+}
+
+TEST_F(ZmemctlTest, MistakesInTheConfigurationAreSixAndALineEach) {
+  Result result = RunServed("reload");
+  EXPECT_EQ(result.exit_code, 6);
+  EXPECT_EQ(result.err, "zmemctl: a:1: x\nzmemctl: b:2: \\x1b\n");
 }
 
 TEST_F(ZmemctlTest, ASocketThatMayNotBeUsedIsFour) {
