@@ -78,6 +78,7 @@ TEST_F(ColdScannerTest, APageThatWasWantedBackSoonWaitsTwiceAsLong) {
   int64_t now_ns = 1;
   for (int64_t factor : {2, 4, 8}) {
     chunk_.ages.SetEpoch(3, epochs_.now());  // it goes out
+    for (unsigned i = 0; i < kResidence; ++i) epochs_.Advance(now_ns);
     chunk_.ages.OnWanted(3, chunk_.ages.Get(3), epochs_.now(), kResidence);
     Observe(Pages(0, 10), &chunk_, now_ns + factor * kAge - 1);
     EXPECT_EQ(Observe(Pages(3, 4), &chunk_, now_ns + factor * kAge - 1), 0u) << factor;

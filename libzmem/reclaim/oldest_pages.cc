@@ -2,20 +2,39 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <memory>
 #include <optional>
 
 namespace zmem {
 namespace {
 
-// Ages are told apart up to this many epochs.
-constexpr size_t kBuckets = 256;
+// Ages are told apart logarithmically, with 16 steps per doubling, down to the age that a page of
+// an epoch has after the longest back-off: however many pages proved hot, they are still told
+// apart.
+constexpr unsigned kStepBits = 4;
+constexpr unsigned kAgeBits = 10 + PageAges::kMaxBackoff;
+constexpr size_t kBuckets = (kAgeBits - kStepBits + 1) << kStepBits;
+static_assert(kLastEpoch < 1 << 10);
+
+size_t BucketOfAge(unsigned age) {
+  if (age < (1u << kStepBits)) return age;
+  unsigned shift = static_cast<unsigned>(std::bit_width(age)) - 1 - kStepBits;
+  return ((size_t{shift} + 1) << kStepBits) + ((age >> shift) - (1u << kStepBits));
+}
+
+// The least age of the bucket.
+unsigned AgeOfBucket(size_t bucket) {
+  if (bucket < (1u << kStepBits)) return static_cast<unsigned>(bucket);
+  unsigned shift = static_cast<unsigned>(bucket >> kStepBits) - 1;
+  return static_cast<unsigned>((bucket & ((1u << kStepBits) - 1)) + (1u << kStepBits)) << shift;
+}
 
 // The bucket of a page's age; nullopt if it is not to be taken.
 std::optional<size_t> BucketOf(const Chunk& chunk, size_t page, Epoch now) {
   if (chunk.Load(page).Has(PageEntry::kIncompressible)) return std::nullopt;
   PageAges::Age age = chunk.ages.Get(page);
-  return std::min<size_t>(EpochsBetween(age.epoch, now) >> age.backoff, kBuckets - 1);
+  return BucketOfAge(EpochsBetween(age.epoch, now) << PageAges::kMaxBackoff >> age.backoff);
 }
 
 }  // namespace
@@ -56,7 +75,7 @@ OldestPages PickOldest(const std::vector<Candidate>& present, PageTable& table, 
                    [](const Picked& a, const Picked& b) { return a.oldest > b.oldest; });
 
   OldestPages oldest;
-  oldest.residence_epochs = static_cast<unsigned>(std::max<size_t>(threshold, 1));
+  oldest.residence_epochs = std::max(AgeOfBucket(threshold) >> PageAges::kMaxBackoff, 1u);
   size_t sum = 0;
   for (const Picked& of_chunk : picked) {
     if (sum >= most) break;

@@ -57,8 +57,26 @@ TEST_F(OldestPagesTest, PagesThatProvedHotLookYounger) {
   Add(1, 0, 1, 20);  // 80 epochs old
   Add(2, 0, 1, 60);  // 40
   std::shared_ptr<Chunk> hot = table_.Find(1);
-  for (int i = 0; i < 2; ++i) hot->ages.OnWanted(0, hot->ages.Get(0), 20, 1);  // looks 20
+  hot->ages.OnWanted(0, hot->ages.Get(0), 20, 1);  // looks 10
   EXPECT_EQ(Pick(1).chunks.back().chunk_number, 2u);
+}
+
+TEST_F(OldestPagesTest, PagesThatAllProvedHotAreStillToldApart) {
+  Add(1, 0, 1, 99);
+  Add(2, 0, 1, 96);
+  Add(3, 0, 1, 98);
+  for (uint64_t number : {1, 2, 3}) {
+    PageAges& ages = table_.Find(number)->ages;
+    for (unsigned i = 0; i < PageAges::kMaxBackoff; ++i) {
+      PageAges::Age age = ages.Get(0);
+      ages.OnWanted(0, age, age.epoch, 1);
+    }
+  }
+  OldestPages oldest = Pick(3);
+  ASSERT_EQ(oldest.chunks.size(), 3u);
+  EXPECT_EQ(oldest.chunks[2].chunk_number, 2u);
+  EXPECT_EQ(oldest.chunks[1].chunk_number, 3u);
+  EXPECT_EQ(oldest.chunks[0].chunk_number, 1u);
 }
 
 TEST_F(OldestPagesTest, WhatIsOlderThanCanBeToldGoesFirst) {

@@ -110,6 +110,13 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
   BeginEpoch(now_ns);
   is_idle_ = IsIdle(now_ns);
   bool is_proactive = policy.mode == ReclaimMode::kProactive;
+  if (now_ns - victims_ns_ > kVictimsAgeNs) {
+    // No room had to be made lately: pages stay in for the cold age.
+    int64_t epochs = policy.cold_age_ns / std::max<int64_t>(policy.scan_interval_ns, 1);
+    process_.residence_epochs.store(
+        static_cast<unsigned>(std::clamp<int64_t>(epochs, 1, EpochClock::kExpiryEpochs)),
+        std::memory_order_relaxed);
+  }
   size_t cold_pages = 0;
   std::vector<uint64_t> to_register;
   for (const Candidate& candidate : survey->chunks) {

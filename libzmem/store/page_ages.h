@@ -1,11 +1,12 @@
 // How long ago each page of a chunk came or went, in epochs of its process, and how often it proved
 // hot: what is known of a page's heat where the kernel shows no reads. A page that was wanted back
-// soon after it went out is left alone twice as long the next time, one that stayed out half as
-// long.
+// soon after it went out is left alone twice as long the next time, up to eight times if it was at
+// once; one that stayed out half as long.
 // Thread-safe: one word a page, written by the fault thread when it comes back and by the reclaimer
 // when it goes out. A value lost between the two is a page judged a little wrongly.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -44,11 +45,14 @@ class PageAges {
   // The page came back because a thread wanted it. `gone`: its age when it went out. It is hot if
   // it was out for no longer than `residence` epochs, for which pages stay in as a rule.
   void OnWanted(size_t page, Age gone, Epoch now, unsigned residence) {
-    bool is_hot = EpochsBetween(gone.epoch, now) <= residence;
+    unsigned out = EpochsBetween(gone.epoch, now);
     unsigned backoff = gone.backoff;
-    if (is_hot && backoff < kMaxBackoff) ++backoff;
-    if (!is_hot && backoff > 0) --backoff;
-    Set(page, {now, backoff});
+    if (out > residence) {
+      backoff -= backoff > 0;
+    } else {
+      backoff += out == 0 ? 3 : out <= residence / 4 ? 2 : 1;
+    }
+    Set(page, {now, std::min(backoff, kMaxBackoff)});
   }
 
   // For a chunk that nobody else can see yet.

@@ -41,6 +41,16 @@ TEST(PageAges, WantedSoonMeansHotterUpToTheLimitAndLateColder) {
   EXPECT_EQ(ages.Get(0).backoff, 0u);
 }
 
+TEST(PageAges, TheSoonerItIsWantedTheHotterItIs) {
+  constexpr unsigned kResidence = 8;
+  PageAges ages;
+  for (auto [out, backoff] : {std::pair{0, 3u}, {1, 2u}, {2, 2u}, {3, 1u}, {8, 1u}, {9, 0u}}) {
+    PageAges::Age gone{10, 0};
+    ages.OnWanted(0, gone, static_cast<Epoch>(10 + out), kResidence);
+    EXPECT_EQ(ages.Get(0).backoff, backoff) << out;
+  }
+}
+
 TEST(PageAges, ACopyIsTheSame) {
   PageAges ages;
   ages.SetEpoch(3, 30);
@@ -48,7 +58,7 @@ TEST(PageAges, ACopyIsTheSame) {
   PageAges copy;
   copy.CopyFrom(ages);
   EXPECT_EQ(copy.Get(3).epoch, 31);
-  EXPECT_EQ(copy.Get(3).backoff, 1u);
+  EXPECT_EQ(copy.Get(3).backoff, 2u);
 }
 
 }  // namespace
