@@ -279,7 +279,7 @@ bool FaultHandler::Answer(const Pending& fault) {
 bool FaultHandler::AnswerFromDisk(Address page) {
   if (disk_.full()) return false;
   uint64_t number = page >> kPageShift;
-  size_t window = readahead_.OnFault(number);
+  size_t window = Ahead(readahead_, page);
   size_t neighbours = window;
   // Each would push another page out again where room is scarce.
   bool plenty = process_->room_pages.load(std::memory_order_relaxed) > kAmpleRoomPages;
@@ -333,7 +333,7 @@ bool FaultHandler::AnswerWithZeros(Address page, bool write) {
 void FaultHandler::FillZerosAhead(Address page, bool write) {
   Address first = page + kPageBytes;
   size_t free = FreeRun(first, kPagesPerChunk - 1 - PageInChunk(page));
-  size_t window = write ? std::min(zero_ahead_.OnFault(page >> kPageShift), free) : 0;
+  size_t window = write ? std::min(Ahead(zero_ahead_, page), free) : 0;
   if (short_of_room_ns_ != 0) window = 0;
   // Waiters stay asleep: their messages are still to come.
   size_t filled = 0;
@@ -389,9 +389,20 @@ bool FaultHandler::AnswerWithToken(Address page) {
   return Settle(result, page);
 }
 
+// How many pages to bring behind `page` in a stream of faults. Where room is scarce each pushes
+// another page out, so that a stream has to be one: two pages that follow each other are not yet.
+size_t FaultHandler::Ahead(Readahead& streams, Address page) const {
+  constexpr size_t kProvenWindow = 16;
+  uint64_t number = page >> kPageShift;
+  size_t window = streams.OnFault(number);
+  bool is_scarce = process_->room_pages.load(std::memory_order_relaxed) <= kAmpleRoomPages;
+  if (window == 0 || !is_scarce || window >= kProvenWindow) return window;
+  streams.Brought(number, 0);
+  return 0;
+}
+
 void FaultHandler::ReadAhead(Address page) {
-  size_t window = readahead_.OnFault(page >> kPageShift);
-  window = std::min(window, kPagesPerChunk - 1 - PageInChunk(page));
+  size_t window = std::min(Ahead(readahead_, page), kPagesPerChunk - 1 - PageInChunk(page));
   if (window == 0 || short_of_room_ns_ != 0) return;
   Address first = page + kPageBytes;
   window = AbsentRun(first, window);

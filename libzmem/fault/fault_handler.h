@@ -107,6 +107,7 @@ class FaultHandler {
   bool HaveRoom();
   // Whether `entry` is of a huge page that should come back whole, and still may.
   bool AwaitHugePage(PageEntry entry);
+  size_t Ahead(Readahead& streams, Address page) const;
   void ReadAhead(Address page);
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.

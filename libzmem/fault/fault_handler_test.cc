@@ -161,6 +161,26 @@ TEST_F(FaultHandlerTest, ScatteredFaultsReadNothingAhead) {
   EXPECT_EQ(Count(process_->counters.readahead_pages), 0);
 }
 
+TEST_F(FaultHandlerTest, WhereRoomIsScarceAStreamHasToProveItself) {
+  constexpr int64_t kScarce = 4000;
+  process_->room_pages = kScarce;
+  StoreVaried(0, 2 * kPagesPerChunk);
+  Serve();
+  // Two pages that follow each other, as an object across their boundary has it.
+  for (size_t page = 0; page < kPagesPerChunk; page += 32) {
+    EXPECT_TRUE(memory_.Holds(page, expected_[page]));
+    EXPECT_TRUE(memory_.Holds(page + 1, expected_[page + 1]));
+  }
+  faults_->Settle();
+  EXPECT_EQ(Count(process_->counters.readahead_pages), 0);
+  for (size_t page = kPagesPerChunk; page < kPagesPerChunk + 128; ++page) {
+    EXPECT_TRUE(memory_.Holds(page, expected_[page]));
+  }
+  faults_->Settle();
+  EXPECT_GT(Count(process_->counters.readahead_pages), 64);
+  ExpectAllHeld();
+}
+
 TEST_F(FaultHandlerTest, ReadaheadStopsAtAGuard) {
   constexpr int kGuardInstall = 102;  // MADV_GUARD_INSTALL, Linux 6.13
   if (madvise(memory_.data(10), kPageBytes, kGuardInstall) != 0) {
