@@ -109,7 +109,13 @@ LoadResult RedisLoad::AskAtRate(double per_s, double seconds) {
     Await(awaiting_ >= kPipeline ? end_ns_ - now_ns
                                  : std::max<int64_t>(due_ns - clock_.now_ns(), 0));
   }
-  for (; due_ns < end_ns_; pass()) ++dropped_;
+  for (; due_ns < end_ns_; pass()) {
+    if (awaiting_ < kPipeline) {
+      AskAnything(due_ns);
+    } else {
+      ++dropped_;
+    }
+  }
   AwaitAll();
   return End(due, seconds);
 }
