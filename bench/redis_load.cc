@@ -18,11 +18,11 @@ namespace {
 
 constexpr unsigned kOneSets = 10;  // of so many requests
 constexpr size_t kReadBytes = 64 << 10;
-// Requests waiting for a server that falls behind: seconds of load, and some 50 MiB of buffers.
-constexpr uint64_t kMostAwaiting = 1 << 17;
 // Requests that are due go out so many at a time, and answers are looked at in between.
 constexpr int kBurst = 64;
-// While all items are asked for: enough to hide the round trips, few enough for the buffers.
+// Requests under way at most: enough to hide the round trips, few enough for the server's buffers,
+// which would be the larger part of its memory if all that are due were sent to one that has fallen
+// behind.
 constexpr uint64_t kPipeline = 256;
 constexpr int64_t kAnswerTimeoutNs = 120'000'000'000;
 constexpr absl::string_view kLineEnd = "\r\n";
@@ -95,14 +95,26 @@ LoadResult RedisLoad::AskAtRate(double per_s, double seconds) {
   end_ns_ = start_ns + static_cast<int64_t>(seconds * 1e9);
   int64_t due_ns = start_ns;
   uint64_t due = 0;
-  while (due_ns < end_ns_) {
-    int64_t now_ns = clock_.now_ns();
-    for (int burst = 0; burst < kBurst && due_ns <= now_ns && due_ns < end_ns_; ++burst, ++due) {
+  auto pass = [&] {
+    due_ns += 1 + static_cast<int64_t>(gap_ns(random_));
+    ++due;
+  };
+  for (int64_t now_ns = start_ns; due_ns < end_ns_ && now_ns < end_ns_; now_ns = clock_.now_ns()) {
+    for (int burst = 0; burst < kBurst && due_ns <= std::min(now_ns, end_ns_ - 1); ++burst) {
+      if (awaiting_ >= kPipeline) break;
       AskAnything(due_ns);
-      due_ns += 1 + static_cast<int64_t>(gap_ns(random_));
+      pass();
     }
     FlushAll();
-    Await(std::max<int64_t>(due_ns - clock_.now_ns(), 0));
+    Await(awaiting_ >= kPipeline ? end_ns_ - now_ns
+                                 : std::max<int64_t>(due_ns - clock_.now_ns(), 0));
+  }
+  for (; due_ns < end_ns_; pass()) {
+    if (awaiting_ < kPipeline) {
+      AskAnything(due_ns);
+    } else {
+      ++dropped_;
+    }
   }
   AwaitAll();
   return End(due, seconds);
@@ -111,10 +123,6 @@ LoadResult RedisLoad::AskAtRate(double per_s, double seconds) {
 void RedisLoad::AskAnything(int64_t due_ns) {
   uint32_t item = items_(random_);
   bool sets = random_() % kOneSets == 0;
-  if (awaiting_ >= kMostAwaiting) {
-    ++dropped_;
-    return;
-  }
   if (sets) ++versions_[item];
   Ask({due_ns, item, versions_[item], sets});
 }

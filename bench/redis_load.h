@@ -33,7 +33,7 @@ struct LoadResult {
   double asked_per_s = 0;    // requests that were due
   double reached_per_s = 0;  // answers that came within the time
   uint64_t requests = 0;     // sent, all of which were answered
-  uint64_t dropped = 0;      // due, but too many were waiting for the server already
+  uint64_t dropped = 0;      // due, but not sent when the time was over
   uint64_t p50_ns = 0;
   uint64_t p90_ns = 0;
   uint64_t p99_ns = 0;
@@ -67,8 +67,8 @@ class RedisLoad {
   // As many requests as the server takes, one for each connection being under way at any time.
   LoadResult AskAsFastAsPossible(double seconds);
   // Requests that come by chance (Poisson), `per_s` on average, whether or not those before have
-  // been answered. Each has a time at which it is due, and its latency counts from then: who is
-  // late with one answer pays for all that had to wait.
+  // been answered; beyond 256 they wait here until one is. Each has a time at which it is due, and
+  // its latency counts from then: who is late with one answer pays for all that had to wait.
   LoadResult AskAtRate(double per_s, double seconds);
 
  private:
