@@ -203,7 +203,7 @@ class Run {
     if (cgroup_->UsedBytes() >= limit_bytes) return;
     cgroup_->Limit(limit_bytes);
     WaitUntil("zmemd to know of the limit", kAnswerTimeout,
-              [this] { return daemon_->Process(child_->pid()).contains("cgroup_room_bytes"); });
+              [this] { return daemon_->Process(child_->pid()).contains("room_bytes"); });
     squeezed_ = true;
   }
 

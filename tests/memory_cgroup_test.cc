@@ -32,7 +32,7 @@ class MemoryCgroupLimit : public SystemTest {
     cgroup_->Add(child_->pid());
     cgroup_->Limit(kLimitBytes);
     WaitUntil("zmemd to know of the limit", kAnswerTimeout,
-              [&] { return daemon_->Process(child_->pid()).contains("cgroup_room_bytes"); });
+              [&] { return daemon_->Process(child_->pid()).contains("room_bytes"); });
   }
   void TearDown() override { child_.reset(); }
 

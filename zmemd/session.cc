@@ -431,7 +431,7 @@ nlohmann::json Session::Describe() const {
   };
   int64_t room = process_->room_pages.load(std::memory_order_relaxed);
   if (room < Process::kPlentyOfRoom / 2) {  // else there is no limit
-    description["cgroup_room_bytes"] = std::max<int64_t>(room, 0) * int64_t{kPageBytes};
+    description["room_bytes"] = std::max<int64_t>(room, 0) * int64_t{kPageBytes};
   }
   return description;
 }

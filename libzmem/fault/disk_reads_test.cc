@@ -146,7 +146,9 @@ TEST_F(DiskReadsTest, APageThatIsPublishedOnDiskWhileItsFaultIsAnsweredComesBack
     process_->counters.staged_pages = 0;
   });
   EXPECT_TRUE(memory_.Holds(5, bytes));
-  faults_.reset();  // its thread looks at the clock, which ends here
+  // The fault thread hears of the staging area's end, and looks at the clock, which ends here.
+  staging.reset();
+  faults_.reset();
   EXPECT_EQ(process_->counters.disk_faults, 1u);
 }
 
