@@ -97,15 +97,20 @@ class Agent {
   void UnlockStaging();
   void WipeTokenPage();
   bool RunMove(const wire::Move& move);
-  // Moves what of `move` it can, into `report`.
-  void MoveRuns(const wire::Move& move, wire::Report* report);
+  // Moves what of `part` it can; adds that to `done` and the rest to the report's counts. False if
+  // the layout is changing: what was to come after it waits for another time.
+  bool MoveRuns(const wire::MovePart& part, wire::PageSet* done, wire::Report* report);
   bool RunDiscard(const wire::Discard& discard);
   bool RunPopulate(const wire::Populate& populate);
-  // madvise(advice) on each run of `pages`, counted from `start`; the report's `done` are those
-  // that it worked for.
-  void Advise(Address start, const wire::PageSet& pages, int advice, wire::Report* report);
-  // Keeps account of the slots that hold a page.
+  // madvise(advice) on each run of `pages`, counted from `start`; adds those that it worked for to
+  // `done`.
+  void Advise(Address start, const wire::PageSet& pages, int advice, wire::PageSet* done,
+              wire::Report* report);
+  // Whether `slab` is one of the staging area's.
+  bool IsSlab(Address slab) const;
+  // Keeps account of the slots that hold a page; tells the bell when all is noted.
   void NoteSlots(Address slab, const wire::PageSet& pages, bool hold);
+  void TellStaged();
   // One UFFDIO_MOVE; returns 0 or the error of the first page that did not move, and sets `moved`.
   int MovePages(Address target, Address source, size_t pages, size_t* moved);
 
@@ -501,48 +506,59 @@ int Agent::MovePages(Address target, Address source, size_t pages, size_t* moved
 }
 
 bool Agent::RunMove(const wire::Move& move) {
+  if (move.parts == 0 || move.parts > wire::kMaxParts) return false;
+  bool out = IsSlab(move.part[0].target);
+  for (size_t i = 0; i < move.parts; ++i) {
+    if (!IsSlab(out ? move.part[i].target : move.part[i].source)) return false;
+  }
   wire::Report report{};
   report.header.sequence = move.header.sequence;
-  bool out = staging_.Contains(move.target);
+  bool may_move = true;
   if (out) {
     state_.bell.staged.store(true);  // before `forks` is looked at: see bell.h
-    if (BeginMoveOut(state_.kept, move.kept_generation) && state_.bell.forks.load() == 0) {
-      MoveRuns(move, &report);
-    }
-    EndMoveOut(state_.kept);
-    NoteSlots(move.target, report.done, true);
-  } else {
-    MoveRuns(move, &report);
-    NoteSlots(move.source, report.done, false);
+    may_move = BeginMoveOut(state_.kept, move.kept_generation) && state_.bell.forks.load() == 0;
   }
+  for (size_t i = 0; i < move.parts && may_move; ++i) {
+    may_move = MoveRuns(move.part[i], &report.done[i], &report);
+    NoteSlots(out ? move.part[i].target : move.part[i].source, report.done[i], out);
+  }
+  if (out) EndMoveOut(state_.kept);
+  TellStaged();
   return Send(&report, sizeof report);
 }
 
+bool Agent::IsSlab(Address slab) const {
+  return slab >= staging_.start && slab + kChunkBytes <= staging_.end &&
+         (slab - staging_.start) % kChunkBytes == 0;
+}
+
 void Agent::NoteSlots(Address slab, const wire::PageSet& pages, bool hold) {
-  if (!staging_.Contains(slab)) return;
   wire::PageSet& slots = occupied_[(slab - staging_.start) / kChunkBytes];
   slots = hold ? slots.Or(pages) : slots.Without(pages);
+}
+
+void Agent::TellStaged() {
   bool staged = false;
   for (const wire::PageSet& each : occupied_) staged |= !each.empty();
   state_.bell.staged.store(staged);
 }
 
-void Agent::MoveRuns(const wire::Move& move, wire::Report* report) {
+bool Agent::MoveRuns(const wire::MovePart& part, wire::PageSet* done, wire::Report* report) {
   int retries = 0;
   bool unlocked = false;
-  size_t page = move.pages.Next(0, true);
+  size_t page = part.pages.Next(0, true);
   while (page < kPagesPerChunk) {
-    size_t end = move.pages.Next(page, false);
+    size_t end = part.pages.Next(page, false);
     size_t moved = 0;
-    int error = MovePages(move.target + page * kPageBytes, move.source + page * kPageBytes,
+    int error = MovePages(part.target + page * kPageBytes, part.source + page * kPageBytes,
                           end - page, &moved);
-    for (size_t i = 0; i < moved; ++i) report->done.Add(page + i);
+    done->AddRange(page, page + moved);
     page += moved;
     if (moved > 0) retries = 0;
     if (page < end && moved == 0) {
       if (error == EAGAIN) {
         if (++retries < kMoveRetries) continue;
-        break;  // the layout is changing: another time
+        return false;
       }
       if (error == EINVAL && !unlocked) {
         // The program may have locked all its memory (mlockall), and the staging area with it.
@@ -565,11 +581,13 @@ void Agent::MoveRuns(const wire::Move& move, wire::Report* report) {
       retries = 0;
       ++page;  // judged alone; the rest of the run is tried again
     }
-    if (page >= end || !move.pages.Has(page)) page = move.pages.Next(page, true);
+    if (page >= end || !part.pages.Has(page)) page = part.pages.Next(page, true);
   }
+  return true;
 }
 
-void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::Report* report) {
+void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::PageSet* done,
+                   wire::Report* report) {
   size_t page = pages.Next(0, true);
   while (page < kPagesPerChunk) {
     size_t end = pages.Next(page, false);
@@ -581,7 +599,7 @@ void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::
       result = Syscall(SYS_madvise, at, bytes, advice);
     }
     if (result == 0) {
-      for (size_t i = page; i < end; ++i) report->done.Add(i);
+      done->AddRange(page, end);
     } else {
       ++report->other;
       report->last_errno = static_cast<int32_t>(-result);
@@ -591,12 +609,17 @@ void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::
 }
 
 bool Agent::RunDiscard(const wire::Discard& discard) {
-  // Nothing but the staging area is ever dropped, whatever a message says.
-  if (discard.slab < staging_.start || discard.slab + kChunkBytes > staging_.end) return false;
+  if (discard.parts > wire::kMaxParts) return false;
   wire::Report report{};
   report.header.sequence = discard.header.sequence;
-  Advise(discard.slab, discard.pages, MADV_DONTNEED, &report);
-  NoteSlots(discard.slab, report.done, false);
+  for (size_t i = 0; i < discard.parts; ++i) {
+    const wire::DiscardPart& part = discard.part[i];
+    // Nothing but the staging area is ever dropped, whatever a message says.
+    if (!IsSlab(part.slab)) return false;
+    Advise(part.slab, part.pages, MADV_DONTNEED, &report.done[i], &report);
+    NoteSlots(part.slab, report.done[i], false);
+  }
+  TellStaged();
   return Send(&report, sizeof report);
 }
 
@@ -604,7 +627,7 @@ bool Agent::RunPopulate(const wire::Populate& populate) {
   constexpr int kMadvPopulateWrite = 23;  // Linux 5.14
   wire::Report report{};
   report.header.sequence = populate.header.sequence;
-  Advise(populate.chunk, populate.pages, kMadvPopulateWrite, &report);
+  Advise(populate.chunk, populate.pages, kMadvPopulateWrite, &report.done[0], &report);
   return Send(&report, sizeof report);
 }
 

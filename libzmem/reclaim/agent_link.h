@@ -22,9 +22,9 @@ class AgentLink {
   // Errors: Unavailable when the agent is gone; DeadlineExceeded when it does not answer. In both
   // cases it may have carried the command out; in the second it may still do so, at any time until
   // AwaitIdle succeeds.
-  virtual absl::StatusOr<wire::Report> Move(wire::Move command) = 0;
-  virtual absl::StatusOr<wire::Report> Discard(wire::Discard command) = 0;
-  virtual absl::StatusOr<wire::Report> Populate(wire::Populate command) = 0;
+  virtual absl::StatusOr<wire::Report> Move(const wire::Move& command) = 0;
+  virtual absl::StatusOr<wire::Report> Discard(const wire::Discard& command) = 0;
+  virtual absl::StatusOr<wire::Report> Populate(const wire::Populate& command) = 0;
 
   // Waits for the answer to a command that was given up. OK at once if there is none.
   // Errors: as above.
@@ -49,9 +49,13 @@ class ChannelAgentLink final : public AgentLink {
   ChannelAgentLink(wire::Channel& channel, Respondent& respondent)
       : channel_(channel), respondent_(respondent) {}
 
-  absl::StatusOr<wire::Report> Move(wire::Move command) override { return Call(command); }
-  absl::StatusOr<wire::Report> Discard(wire::Discard command) override { return Call(command); }
-  absl::StatusOr<wire::Report> Populate(wire::Populate command) override { return Call(command); }
+  absl::StatusOr<wire::Report> Move(const wire::Move& command) override { return Call(command); }
+  absl::StatusOr<wire::Report> Discard(const wire::Discard& command) override {
+    return Call(command);
+  }
+  absl::StatusOr<wire::Report> Populate(const wire::Populate& command) override {
+    return Call(command);
+  }
 
   absl::Status AwaitIdle() override {
     wire::Report ignored;
@@ -94,7 +98,7 @@ class ChannelAgentLink final : public AgentLink {
   static constexpr int kMostUnasked = 256;
 
   template <typename Command>
-  absl::StatusOr<wire::Report> Call(Command& command) {
+  absl::StatusOr<wire::Report> Call(Command command) {
     if (absl::Status idle = AwaitIdle(); !idle.ok()) return idle;
     command.header.sequence = ++sequence_;
     if (absl::Status sent = channel_.Send(command); !sent.ok()) return sent;

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "libzmem/base/check.h"
+#include "libzmem/store/chunk_pages.h"
 #include "libzmem/uffd/address_map.h"
 
 namespace zmem {
@@ -57,10 +58,7 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   // The kernel registers what is mapped and passes over holes. A hole that is filled later is a
   // mapping of its own, and not registered: so it must have been one mapping all over.
   if (!IsOneMapping(process_.pid, mapping)) return false;
-  wire::PageSet pages;
-  size_t first = PageInChunk(part.start);
-  pages.AddRange(first, first + part.pages());
-  process_.table.AddRegistered(number, pages);
+  process_.table.AddRegistered(number, PagesIn(number, part));
   return true;
 }
 
@@ -101,11 +99,7 @@ bool Isolator::Unregister(AddressRange mapping) {
     return false;
   }
   for (uint64_t number : process_.table.NumbersIn(mapping)) {
-    Address start = number << kChunkShift;
-    AddressRange part = mapping.Intersect({start, start + kChunkBytes});
-    wire::PageSet pages;
-    pages.AddRange(PageInChunk(part.start), PageInChunk(part.start) + part.pages());
-    process_.table.RemoveRegistered(number, pages);
+    process_.table.RemoveRegistered(number, PagesIn(number, mapping));
   }
   return true;
 }
@@ -163,68 +157,84 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
   return claimed;
 }
 
-absl::StatusOr<wire::PageSet> Isolator::Isolate(uint64_t chunk_number, wire::PageSet pages,
-                                                size_t slab, uint32_t kept_generation) {
+absl::Status Isolator::Isolate(std::span<Order> orders, uint32_t kept_generation) {
+  ZMEM_CHECK(!orders.empty() && orders.size() <= wire::kMaxParts);
   if (absl::Status idle = agent_.AwaitIdle(); !idle.ok()) return idle;
-  if (cut_off_[slab]) {
-    if (process_.uffd.Register(SlabRange(slab)) != 0) return wire::PageSet{};
-    cut_off_[slab] = false;
+  for (const Order& order : orders) {
+    if (!cut_off_[order.slab]) continue;
+    if (process_.uffd.Register(SlabRange(order.slab)) != 0) return absl::OkStatus();
+    cut_off_[order.slab] = false;
   }
   bool foreign = false;
-  absl::StatusOr<wire::PageSet> moved =
-      MoveOut(chunk_number, pages, slab, kept_generation, &foreign);
-  if (!moved.ok() || !foreign) return moved;
-  // Something got into the slab that no entry knows of: a program that locks all its memory fills
+  absl::Status status = MoveOut(orders, kept_generation, &foreign);
+  if (!status.ok() || !foreign) return status;
+  // Something got into a slab that no entry knows of: a program that locks all its memory fills
   // ours too.
-  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
-  wire::PageSet unknown;
-  for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    PageEntry entry = chunk == nullptr ? PageEntry() : chunk->Load(page);
-    bool needed = entry.state() == PageState::kStaged && entry.slot() == SlotOf(slab, page);
-    if (!needed) unknown.Add(page);
-  }
-  if (absl::Status status = Discard(unknown, slab); !status.ok()) return status;
-  return moved;
+  std::vector<Unneeded> unknown;
+  for (const Order& order : orders) unknown.push_back(UnknownSlots(order));
+  return Discard(unknown);
 }
 
-absl::StatusOr<wire::PageSet> Isolator::MoveOut(uint64_t chunk_number, wire::PageSet pages,
-                                                size_t slab, uint32_t kept_generation,
-                                                bool* foreign) {
-  Address chunk_start = chunk_number << kChunkShift;
+Isolator::Unneeded Isolator::UnknownSlots(const Order& order) {
+  std::shared_ptr<Chunk> chunk = process_.table.Find(order.chunk_number);
+  Unneeded unknown{order.slab, {}};
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    PageEntry entry = chunk == nullptr ? PageEntry() : chunk->Load(page);
+    bool needed = entry.state() == PageState::kStaged && entry.slot() == SlotOf(order.slab, page);
+    if (!needed) unknown.slots.Add(page);
+  }
+  return unknown;
+}
+
+absl::Status Isolator::MoveOut(std::span<Order> orders, uint32_t kept_generation, bool* foreign) {
   GateLock lock(process_.gate);
   if (process_.gone.load(std::memory_order_acquire)) {
     return absl::UnavailableError("the program is gone");
   }
-  std::shared_ptr<Chunk> chunk = process_.OwnChunk(chunk_start);
-  if (chunk == nullptr) return wire::PageSet{};
-  wire::PageSet claimed = Claim(*chunk, chunk_start, pages, slab);
-  if (claimed.empty()) return claimed;
-  process_.slab_chunk[slab].store(chunk_number, std::memory_order_release);
-
   wire::Move move{};
-  move.source = chunk_start;
-  move.target = SlabRange(slab).start;
-  move.pages = claimed;
   move.kept_generation = kept_generation;
-  absl::StatusOr<wire::Report> report = agent_.Move(move);
-  if (!report.ok()) {
-    // A target must be registered: from here on the order cannot be carried out any more.
-    cut_off_[slab] = process_.uffd.Unregister(SlabRange(slab)) == 0;
+  std::array<Order*, wire::kMaxParts> order_of;
+  for (Order& order : orders) {
+    Address chunk_start = order.chunk_number << kChunkShift;
+    std::shared_ptr<Chunk> chunk = process_.OwnChunk(chunk_start);
+    if (chunk == nullptr) continue;
+    wire::PageSet claimed = Claim(*chunk, chunk_start, order.pages, order.slab);
+    if (claimed.empty()) continue;
+    process_.slab_chunk[order.slab].store(order.chunk_number, std::memory_order_release);
+    order_of[move.parts] = &order;
+    move.part[move.parts++] = {chunk_start, SlabRange(order.slab).start, claimed};
   }
+  if (move.parts == 0) return absl::OkStatus();
+  absl::StatusOr<wire::Report> report = agent_.Move(move);
   *foreign = report.ok() && report->exists > 0;
-  wire::PageSet moved = report.ok() ? report->done.And(claimed) : FindMoved(claimed, slab);
+  for (size_t i = 0; i < move.parts; ++i) {
+    Order& order = *order_of[i];
+    wire::PageSet claimed = move.part[i].pages;
+    if (report.ok()) {
+      order.moved = report->done[i].And(claimed);
+    } else {
+      // A target must be registered: from here on the command cannot be carried out any more.
+      cut_off_[order.slab] = process_.uffd.Unregister(SlabRange(order.slab)) == 0;
+      order.moved = FindMoved(claimed, order.slab);
+    }
+    SettleClaimed(order, claimed);
+  }
+  return report.status();
+}
+
+void Isolator::SettleClaimed(Order& order, const wire::PageSet& claimed) {
+  std::shared_ptr<Chunk> chunk = process_.table.Find(order.chunk_number);
   ForEach(claimed, [&](size_t page) {
-    PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
-    PageEntry next = moved.Has(page) ? PageEntry::Staged(SlotOf(slab, page)) : PageEntry();
+    PageEntry isolating = PageEntry::Isolating(SlotOf(order.slab, page));
+    PageEntry next =
+        order.moved.Has(page) ? PageEntry::Staged(SlotOf(order.slab, page)) : PageEntry();
     bool swapped = chunk->Transition(page, isolating, next);
     ZMEM_CHECK(swapped);  // under the gate nobody else changes it
   });
-  process_.counters.staged_pages.fetch_add(moved.count(), std::memory_order_relaxed);
-  process_.counters.isolated_pages.fetch_add(moved.count(), std::memory_order_relaxed);
-  process_.counters.refused_pages.fetch_add(claimed.count() - moved.count(),
-                                            std::memory_order_relaxed);
-  if (!report.ok()) return report.status();
-  return moved;
+  size_t moved = order.moved.count();
+  process_.counters.staged_pages.fetch_add(moved, std::memory_order_relaxed);
+  process_.counters.isolated_pages.fetch_add(moved, std::memory_order_relaxed);
+  process_.counters.refused_pages.fetch_add(claimed.count() - moved, std::memory_order_relaxed);
 }
 
 AddressRange Isolator::SlabRange(size_t slab) const {
@@ -259,12 +269,11 @@ absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::Page
   if (claimed.empty()) return claimed;
 
   wire::Move move{};
-  move.source = SlabRange(slab).start;
-  move.target = chunk_start;
-  move.pages = claimed;
+  move.parts = 1;
+  move.part[0] = {SlabRange(slab).start, chunk_start, claimed};
   absl::StatusOr<wire::Report> report = agent_.Move(move);
   // A silent agent may still bring pages back later. One that is present then wins over its entry.
-  wire::PageSet left = report.ok() ? claimed.Without(report->done) : FindMoved(claimed, slab);
+  wire::PageSet left = report.ok() ? claimed.Without(report->done[0]) : FindMoved(claimed, slab);
   ForEach(claimed, [&](size_t page) {
     PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
     PageEntry next =
@@ -296,15 +305,18 @@ absl::StatusOr<wire::PageSet> Isolator::Unshare(uint64_t chunk_number, wire::Pag
   if (populate.pages.empty()) return populate.pages;
   absl::StatusOr<wire::Report> report = agent_.Populate(populate);
   if (!report.ok()) return report.status();
-  return report->done;
+  return report->done[0];
 }
 
-absl::Status Isolator::Discard(wire::PageSet pages, size_t slab) {
-  if (pages.empty()) return absl::OkStatus();
-  // Not under the gate: dropping raises events that the fault thread has to read.
+absl::Status Isolator::Discard(std::span<const Unneeded> unneeded) {
+  ZMEM_CHECK(unneeded.size() <= wire::kMaxParts);
   wire::Discard discard{};
-  discard.slab = SlabRange(slab).start;
-  discard.pages = pages;
+  for (const Unneeded& each : unneeded) {
+    if (each.slots.empty()) continue;
+    discard.part[discard.parts++] = {SlabRange(each.slab).start, each.slots};
+  }
+  if (discard.parts == 0) return absl::OkStatus();
+  // Not under the gate: dropping raises events that the fault thread has to read.
   return agent_.Discard(discard).status();
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -37,15 +38,22 @@ class Isolator {
   // Takes chunks out of the table of which nothing is registered and nothing is known.
   void ForgetUnused();
 
-  // Moves those of `pages` that are registered, the program's own, not about to be dropped and not
-  // kept (store/advice.h) from the chunk to the slab, which is free. Their entries are then
-  // kStaged. Returns them; pages that the kernel does not move (pinned, shared after a fork,
-  // locked) are left alone, and so are all if the program has said since `kept_generation` that
-  // more must stay (wire/kept_memory.h). Errors, of this and the next two: Unavailable when the
-  // agent is gone; DeadlineExceeded when it does not answer. The entries then say where the pages
-  // are all the same.
-  absl::StatusOr<wire::PageSet> Isolate(uint64_t chunk_number, wire::PageSet pages, size_t slab,
-                                        uint32_t kept_generation);
+  // What is to go out of one chunk, and what of it went.
+  struct Order {
+    uint64_t chunk_number = 0;
+    wire::PageSet pages;
+    size_t slab = 0;      // free, and no other order's
+    wire::PageSet moved;  // of `pages`, by Isolate
+  };
+  // Moves those pages of each order that are registered, the program's own, not about to be dropped
+  // and not kept (store/advice.h) from the chunk to the slab, all in one command. Their entries are
+  // then kStaged. Pages that the kernel does not move (pinned, shared after a fork, locked) are
+  // left alone, and so are all if the program has said since `kept_generation` that more must stay
+  // (wire/kept_memory.h).
+  //   orders: 1..wire::kMaxParts, each of another chunk.
+  // Errors, of this and the next two: Unavailable when the agent is gone; DeadlineExceeded when it
+  // does not answer. The entries then say where the pages are all the same.
+  absl::Status Isolate(std::span<Order> orders, uint32_t kept_generation);
 
   // The reverse, for those of `pages` that are still staged. Their entries are then kResident with
   // `flags`. Returns those moved.
@@ -59,8 +67,13 @@ class Isolator {
   // them any more: the kernel does not move them otherwise (FACTS 15). Returns them.
   absl::StatusOr<wire::PageSet> Unshare(uint64_t chunk_number, wire::PageSet pages);
 
-  // Drops what the slots of `pages` hold, which no entry needs any longer.
-  absl::Status Discard(wire::PageSet pages, size_t slab);
+  // Slots of a slab that no entry needs any longer.
+  struct Unneeded {
+    size_t slab = 0;
+    wire::PageSet slots;
+  };
+  // Drops what they hold. At most wire::kMaxParts.
+  absl::Status Discard(std::span<const Unneeded> unneeded);
 
  private:
   // Nothing if the program is changing its layout.
@@ -69,10 +82,13 @@ class Isolator {
   bool NothingKnown(AddressRange range);
   // Whether chunks that `mapping` reaches into have pages that we registered.
   bool IsRegistered(AddressRange mapping);
-  // One order to move `pages` out, under the gate. `foreign` becomes true if slots that should be
+  // One command to move pages out, under the gate. `foreign` becomes true if slots that should be
   // empty are not.
-  absl::StatusOr<wire::PageSet> MoveOut(uint64_t chunk_number, wire::PageSet pages, size_t slab,
-                                        uint32_t kept_generation, bool* foreign);
+  absl::Status MoveOut(std::span<Order> orders, uint32_t kept_generation, bool* foreign);
+  // Sets the entries of an order's `claimed` pages by where they are now.
+  void SettleClaimed(Order& order, const wire::PageSet& claimed);
+  // The slots of the slab that no staged page of the chunk is in.
+  Unneeded UnknownSlots(const Order& order);
   // Removes what must not be taken from `pages` and marks the rest kIsolating.
   wire::PageSet Claim(Chunk& chunk, Address chunk_start, wire::PageSet pages, size_t slab);
   // Has a chunk that has just become known keep what the program was told it may drop.

@@ -38,9 +38,13 @@ class IsolatorTest : public testing::Test {
   }
 
   uint64_t chunk() const { return ChunkNumber(memory_.address(0)); }
-  wire::PageSet Isolate(wire::PageSet pages) {
-    return OrDie(isolator_.Isolate(chunk(), pages, kSlab, 0));
+  absl::StatusOr<wire::PageSet> TryIsolate(wire::PageSet pages) {
+    Isolator::Order order{chunk(), pages, kSlab, {}};
+    absl::Status status = isolator_.Isolate(std::span(&order, 1), 0);
+    if (!status.ok()) return status;
+    return order.moved;
   }
+  wire::PageSet Isolate(wire::PageSet pages) { return OrDie(TryIsolate(pages)); }
   PageState state(size_t page) { return EntryOf(*process_, memory_.address(page)).state(); }
   bool Absent(const Mapping& memory, size_t page) {
     std::array<bool, 1> absent;
@@ -161,7 +165,7 @@ TEST_F(IsolatorTest, DiscardEmptiesTheSlots) {
   ASSERT_EQ(Isolate(Pages(0, kPages)).count(), kPages);
   faults_.emplace(process_, clock_);
   ExpectPagesHeld(0, kPages);
-  ASSERT_TRUE(isolator_.Discard(Pages(0, kPages), kSlab).ok());
+  ASSERT_TRUE(isolator_.Discard({{{kSlab, Pages(0, kPages)}}}).ok());
   for (size_t page = 0; page < kPages; ++page) EXPECT_TRUE(Absent(*staging_, SlotPage(page)));
   // The slab can be used again.
   EXPECT_EQ(Isolate(Pages(0, kPages)).count(), kPages);
@@ -207,7 +211,7 @@ class AgentGone : public IsolatorTest, public testing::WithParamInterface<size_t
 TEST_P(AgentGone, WhileIsolatingLeavesEntriesThatMatch) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   agent_.moves_left = GetParam();
-  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, kPages), kSlab, 0).status()));
+  EXPECT_TRUE(absl::IsUnavailable(TryIsolate(Pages(0, kPages)).status()));
   ExpectEntriesMatchPlaces();
   EXPECT_EQ(process_->counters.staged_pages, GetParam());
   faults_.emplace(process_, clock_);
@@ -373,7 +377,7 @@ TEST_F(IsolatorTest, AMovedMappingTakesItsStagedPagesAlong) {
 TEST_F(IsolatorTest, NothingIsTakenOutOfAProgramThatIsGone) {
   ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), memory_.pages(0, kPages)));
   process_->gone = true;
-  EXPECT_TRUE(absl::IsUnavailable(isolator_.Isolate(chunk(), Pages(0, 1), kSlab, 0).status()));
+  EXPECT_TRUE(absl::IsUnavailable(TryIsolate(Pages(0, 1)).status()));
   EXPECT_FALSE(isolator_.Register(memory_.pages(64, 64), memory_.pages(64, 64)));
   EXPECT_EQ(agent_.move_commands, 0u);
 }

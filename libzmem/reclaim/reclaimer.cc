@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "libzmem/store/chunk_pages.h"
 #include "libzmem/uffd/thread_memory.h"
 
 namespace zmem {
@@ -36,6 +37,12 @@ wire::PageSet SampleOf(const wire::PageSet& pages, size_t count) {
     ++picked;
   }
   return sample;
+}
+
+uint64_t CountPages(std::span<const Candidate> candidates) {
+  uint64_t pages = 0;
+  for (const Candidate& candidate : candidates) pages += candidate.pages.count();
+  return pages;
 }
 
 }  // namespace
@@ -80,7 +87,7 @@ absl::Status Reclaimer::Tick() {
   return IsolateColdChunks(now_ns);
 }
 
-absl::StatusOr<Reclaimer::NeededPages> Reclaimer::ThreadPages(uint64_t chunk_number) const {
+absl::StatusOr<Reclaimer::NeededMemory> Reclaimer::FindNeeded() const {
   absl::StatusOr<std::vector<AddressRange>> ranges = ThreadMemory(process_.pid, process_.memory);
   std::optional<KeptRanges> kept;
   if (ranges.ok()) {
@@ -88,15 +95,7 @@ absl::StatusOr<Reclaimer::NeededPages> Reclaimer::ThreadPages(uint64_t chunk_num
   }
   if (!kept) return absl::UnavailableError("the program is gone");
   ranges->insert(ranges->end(), kept->ranges.begin(), kept->ranges.end());
-  Address start = chunk_number << kChunkShift;
-  NeededPages needed{.kept_generation = kept->generation};
-  for (AddressRange range : *ranges) {
-    AddressRange part = range.Intersect({start, start + kChunkBytes});
-    if (part.empty()) continue;
-    size_t first = (part.start - start) >> kPageShift;
-    needed.pages.AddRange(first, first + part.pages());
-  }
-  return needed;
+  return NeededMemory{*std::move(ranges), kept->generation};
 }
 
 absl::Status Reclaimer::Scan(int64_t now_ns) {
@@ -195,36 +194,40 @@ absl::Status Reclaimer::TakeOnProbation(const Candidate& candidate, size_t slab,
     rest = wanted.Without(sample);
     wanted = sample;
   }
-  absl::StatusOr<wire::PageSet> moved = Take(number, wanted, slab);
-  if (!moved.ok()) return moved.status();
-  if (moved->count() < kPagesPerChunk) process_.huge_slabs[slab].whole.store(false);
-  if (moved->empty()) {
+  Isolator::Order order{number, wanted, slab};
+  absl::Status status = Take(std::span(&order, 1));
+  if (order.moved.count() < kPagesPerChunk) process_.huge_slabs[slab].whole.store(false);
+  NoteTaken(order, rest, now_ns);
+  if (!status.ok()) return status;
+  if (order.moved.empty()) {
     scanner_.OnHot(number, now_ns);  // not now: ask less often
     return absl::OkStatus();
   }
-  budget_.Spend(moved->count());
-  NoteTaken(number, *moved);
-  slabs_[slab] = {true, number, *moved, rest, now_ns};
+  budget_.Spend(order.moved.count());
   return Forking(now_ns) ? StoreSlab(slab, &pool_full_) : absl::OkStatus();
 }
 
 absl::Status Reclaimer::TakeRest(size_t slab, int64_t now_ns) {
-  Slab& record = slabs_[slab];
-  absl::StatusOr<wire::PageSet> moved = Take(record.chunk_number, record.rest, slab);
-  if (!moved.ok()) return moved.status();
-  budget_.Spend(moved->count());
-  NoteTaken(record.chunk_number, *moved);
-  record.pages = record.pages.Or(*moved);
-  record.rest = {};
-  record.staged_ns = now_ns;
-  return absl::OkStatus();
+  Isolator::Order order{slabs_[slab].chunk_number, slabs_[slab].rest, slab};
+  absl::Status status = Take(std::span(&order, 1));
+  NoteTaken(order, {}, now_ns);
+  if (status.ok()) budget_.Spend(order.moved.count());
+  return status;
 }
 
-void Reclaimer::NoteTaken(uint64_t chunk_number, const wire::PageSet& pages) {
-  scanner_.OnTaken(chunk_number, pages);
-  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
-  for (size_t page = pages.Next(0, true); chunk != nullptr && page < kPagesPerChunk;
-       page = pages.Next(page + 1, true)) {
+void Reclaimer::NoteTaken(const Isolator::Order& order, const wire::PageSet& rest, int64_t now_ns) {
+  Slab& record = slabs_[order.slab];
+  if (record.used) {
+    record.rest = rest;
+    record.staged_ns = now_ns;
+    record.pages = record.pages.Or(order.moved);
+  } else if (!order.moved.empty()) {
+    record = {true, order.chunk_number, order.moved, rest, now_ns};
+  }
+  scanner_.OnTaken(order.chunk_number, order.moved);
+  std::shared_ptr<Chunk> chunk = process_.table.Find(order.chunk_number);
+  for (size_t page = order.moved.Next(0, true); chunk != nullptr && page < kPagesPerChunk;
+       page = order.moved.Next(page + 1, true)) {
     chunk->ages.SetEpoch(page, epochs_.now());
   }
 }
@@ -269,42 +272,54 @@ void Reclaimer::LookAgain(const Candidate& candidate, int64_t age_ns) {
   }
 }
 
-absl::StatusOr<wire::PageSet> Reclaimer::Take(uint64_t chunk_number, wire::PageSet wanted,
-                                              size_t slab) {
-  absl::StatusOr<NeededPages> needed = ThreadPages(chunk_number);
+absl::Status Reclaimer::Take(std::span<Isolator::Order> orders) {
+  absl::StatusOr<NeededMemory> needed = FindNeeded();
   if (!needed.ok()) return needed.status();
-  absl::StatusOr<wire::PageSet> moved =
-      IsolateMovable(chunk_number, wanted.Without(needed->pages), slab, needed->kept_generation);
+  for (Isolator::Order& order : orders) {
+    order.pages = order.pages.Without(PagesIn(order.chunk_number, needed->ranges));
+  }
+  absl::Status status = IsolateMovable(orders, needed->kept_generation);
   // A thread may have started, or locked a robust mutex, between the look and the move.
   constexpr int kTries = 5;  // a program that changes its layout can hold up the way back
-  for (int tries = 0; moved.ok() && !moved->empty() && tries < kTries; ++tries) {
-    needed = ThreadPages(chunk_number);
+  bool is_settled = false;
+  for (int tries = 0; status.ok() && !is_settled && tries < kTries; ++tries) {
+    needed = FindNeeded();
     if (!needed.ok()) return needed.status();
-    wire::PageSet wrongly = moved->And(needed->pages);
-    if (wrongly.empty()) break;
-    absl::StatusOr<wire::PageSet> returned = isolator_.Return(chunk_number, wrongly, slab, 0);
-    if (!returned.ok()) return returned;
-    moved = moved->Without(*returned);
+    is_settled = true;
+    for (Isolator::Order& order : orders) {
+      wire::PageSet wrongly = order.moved.And(PagesIn(order.chunk_number, needed->ranges));
+      if (wrongly.empty()) continue;
+      is_settled = false;
+      auto returned = isolator_.Return(order.chunk_number, wrongly, order.slab, 0);
+      if (!returned.ok()) return returned.status();
+      order.moved = order.moved.Without(*returned);
+    }
   }
-  return moved;
+  return status;
 }
 
-absl::StatusOr<wire::PageSet> Reclaimer::IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
-                                                        size_t slab, uint32_t kept_generation) {
+absl::Status Reclaimer::IsolateMovable(std::span<Isolator::Order> orders,
+                                       uint32_t kept_generation) {
   if (process_.last_fork_ns.load(std::memory_order_relaxed) != 0) {
     // What a relative still shares the kernel does not move (FACTS 15).
-    wanted = isolator_.Exclusive(chunk_number, wanted);
+    for (Isolator::Order& order : orders) {
+      order.pages = isolator_.Exclusive(order.chunk_number, order.pages);
+    }
   }
-  absl::StatusOr<wire::PageSet> moved =
-      isolator_.Isolate(chunk_number, wanted, slab, kept_generation);
-  if (!moved.ok()) return moved;
-  wire::PageSet refused = wanted.And(process_.table.Registered(chunk_number)).Without(*moved);
-  if (refused.empty()) return moved;
-  absl::StatusOr<wire::PageSet> mended = isolator_.Unshare(chunk_number, refused);
-  if (!mended.ok() || mended->empty()) return moved;
-  absl::StatusOr<wire::PageSet> more =
-      isolator_.Isolate(chunk_number, *mended, slab, kept_generation);
-  return more.ok() ? moved->Or(*more) : moved;
+  absl::Status status = isolator_.Isolate(orders, kept_generation);
+  if (!status.ok()) return status;
+  for (Isolator::Order& order : orders) {
+    wire::PageSet refused =
+        order.pages.And(process_.table.Registered(order.chunk_number)).Without(order.moved);
+    if (refused.empty()) continue;
+    absl::StatusOr<wire::PageSet> mended = isolator_.Unshare(order.chunk_number, refused);
+    if (!mended.ok() || mended->empty()) continue;
+    Isolator::Order again{order.chunk_number, *mended, order.slab};
+    status = isolator_.Isolate(std::span(&again, 1), kept_generation);
+    order.moved = order.moved.Or(again.moved);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 size_t Reclaimer::TakeSlab() {
@@ -413,7 +428,7 @@ absl::Status Reclaimer::ReturnSlab(size_t slab) {
   record.rest = {};
   record.returned_pages += returned->count();
   scanner_.OnReturned(record.chunk_number, *returned);
-  return FreeSlab(slab);
+  return FreeSlabs(std::span(&slab, 1));
 }
 
 void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
@@ -479,6 +494,11 @@ void Reclaimer::SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab
 }
 
 absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
+  if (absl::Status status = StorePages(slab, pool_full); !status.ok()) return status;
+  return FreeSlabs(std::span(&slab, 1));
+}
+
+absl::Status Reclaimer::StorePages(size_t slab, bool* pool_full) {
   Slab& record = slabs_[slab];
   wire::PageSet incompressible;
   wire::PageSet no_room;
@@ -510,25 +530,31 @@ absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
   if (chunk != nullptr && !incompressible.empty()) {
     chunk->incompressible_ns.store(clock_.now_ns(), std::memory_order_relaxed);
   }
-  return FreeSlab(slab);
+  return absl::OkStatus();
 }
 
-absl::Status Reclaimer::FreeSlab(size_t slab) {
-  Slab& record = slabs_[slab];
-  std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
-  wire::PageSet staged = chunk == nullptr ? wire::PageSet{} : StillStaged(*chunk, slab);
-  process_.huge_slabs[slab].whole.store(false, std::memory_order_release);
-  absl::Status status = isolator_.Discard(record.pages.Without(staged), slab);
-  if (!status.ok()) return status;
-  if (!staged.empty()) {
+absl::Status Reclaimer::FreeSlabs(std::span<const size_t> slabs) {
+  std::vector<Isolator::Unneeded> unneeded;
+  for (size_t slab : slabs) {
+    Slab& record = slabs_[slab];
+    std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
+    wire::PageSet staged = chunk == nullptr ? wire::PageSet{} : StillStaged(*chunk, slab);
+    process_.huge_slabs[slab].whole.store(false, std::memory_order_release);
+    // The slab as a whole, if it may go: the price is that of an event for each run of slots.
+    wire::PageSet slots;
+    slots.AddRange(0, kPagesPerChunk);
+    unneeded.push_back({slab, staged.empty() ? slots : record.pages.Without(staged)});
     // Neither stored nor taken back (the program was changing its layout): another probation.
     record.pages = staged;
     record.rest = {};
     record.staged_ns = clock_.now_ns();
-    return absl::OkStatus();
   }
-  process_.slab_chunk[slab].store(0, std::memory_order_release);
-  record.used = false;
+  if (absl::Status status = isolator_.Discard(unneeded); !status.ok()) return status;
+  for (size_t slab : slabs) {
+    if (!slabs_[slab].pages.empty()) continue;
+    process_.slab_chunk[slab].store(0, std::memory_order_release);
+    slabs_[slab].used = false;
+  }
   return absl::OkStatus();
 }
 
@@ -541,16 +567,41 @@ absl::Status Reclaimer::StoreStaged(bool* pool_full) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<size_t> Reclaimer::EvictChunk(const Candidate& candidate, bool* pool_full) {
-  size_t slab = TakeSlab();
-  if (slab == kNoSlab) return kNoSlab;
-  absl::StatusOr<wire::PageSet> moved = Take(candidate.chunk_number, candidate.pages, slab);
-  if (!moved.ok()) return moved.status();
-  if (moved->empty()) return 0;
-  NoteTaken(candidate.chunk_number, *moved);
-  slabs_[slab] = {true, candidate.chunk_number, *moved, {}, clock_.now_ns()};
-  if (absl::Status status = StoreSlab(slab, pool_full); !status.ok()) return status;
-  return moved->count() - std::min(moved->count(), slabs_[slab].returned_pages);
+std::span<const Candidate> Reclaimer::NextBatch(const std::vector<Candidate>& candidates) const {
+  size_t free_slabs = static_cast<size_t>(
+      std::count_if(slabs_.begin(), slabs_.begin() + static_cast<ptrdiff_t>(process_.slabs()),
+                    [](const Slab& slab) { return !slab.used; }));
+  size_t most = std::min({candidates.size(), wire::kMaxParts, free_slabs});
+  size_t chunks = 0;
+  for (size_t pages = 0; chunks < most && pages < kBatchPages; ++chunks) {
+    pages += candidates[candidates.size() - 1 - chunks].pages.count();
+  }
+  return std::span(candidates).last(chunks);
+}
+
+absl::StatusOr<size_t> Reclaimer::EvictBatch(std::span<const Candidate> batch, bool* pool_full) {
+  std::vector<Isolator::Order> orders;
+  for (size_t slab = 0; slab < process_.slabs() && orders.size() < batch.size(); ++slab) {
+    if (slabs_[slab].used) continue;
+    const Candidate& candidate = batch[orders.size()];
+    orders.push_back({candidate.chunk_number, candidate.pages, slab, {}});
+  }
+  absl::Status status = Take(orders);
+  std::vector<size_t> slabs;
+  int64_t now_ns = clock_.now_ns();
+  for (const Isolator::Order& order : orders) {
+    NoteTaken(order, {}, now_ns);
+    if (!order.moved.empty()) slabs.push_back(order.slab);
+  }
+  if (!status.ok()) return status;
+  size_t evicted = 0;
+  for (size_t slab : slabs) {
+    size_t taken = slabs_[slab].pages.count();
+    if (status = StorePages(slab, pool_full); !status.ok()) return status;
+    evicted += taken - std::min(taken, slabs_[slab].returned_pages);
+  }
+  if (status = FreeSlabs(slabs); !status.ok()) return status;
+  return evicted;
 }
 
 absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<bool>& cancel,
@@ -560,17 +611,19 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   if (absl::Status status = StoreStaged(&result.pool_full); !status.ok()) return status;
   absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
   if (!survey.ok()) return survey.status();
-  uint64_t total = 0;
+  std::vector<Candidate>& chunks = survey->chunks;
+  std::reverse(chunks.begin(), chunks.end());  // the last goes first
+  uint64_t total = CountPages(chunks);
   uint64_t done = 0;
-  for (const Candidate& candidate : survey->chunks) total += candidate.pages.count();
-  for (const Candidate& candidate : survey->chunks) {
-    if (cancel.load(std::memory_order_acquire) || Interrupted() || result.pool_full) break;
+  while (!cancel.load(std::memory_order_acquire) && !Interrupted() && !result.pool_full) {
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
-    absl::StatusOr<size_t> evicted = EvictChunk(candidate, &result.pool_full);
+    std::span<const Candidate> batch = NextBatch(chunks);
+    if (batch.empty()) break;
+    absl::StatusOr<size_t> evicted = EvictBatch(batch, &result.pool_full);
     if (!evicted.ok()) return evicted.status();
-    if (*evicted == kNoSlab) break;
     result.evicted_pages += *evicted;
-    done += candidate.pages.count();
+    done += CountPages(batch);
+    chunks.resize(chunks.size() - batch.size());
     if (progress != nullptr) progress(done, total);
   }
   result.skipped_pages = total - std::min(total, result.evicted_pages);
@@ -582,11 +635,12 @@ absl::Status Reclaimer::MakeRoom() {
   if (now_ns < next_room_ns_) return absl::OkStatus();
   int64_t before = process_.counters.taken_pages();
   absl::Status status = TakeUntilThereIsRoom();
-  // Nothing goes out: trying again and again would only take CPU time from the program.
-  bool is_fruitless = process_.counters.taken_pages() <= before;
+  // Nothing goes out although it should: trying again and again would only take CPU time from the
+  // program.
+  bool is_short = process_.RefreshRoom() <= Process::kLittleRoomPages;
+  bool is_fruitless = is_short && process_.counters.taken_pages() <= before;
   if (is_fruitless) next_room_ns_ = now_ns + kRoomPauseNs;
-  bool is_short = process_.room_pages.load(std::memory_order_relaxed) < Process::kLittleRoomPages;
-  process_.nothing_to_take.store(is_fruitless && is_short, std::memory_order_relaxed);
+  process_.nothing_to_take.store(is_fruitless, std::memory_order_relaxed);
   return status;
 }
 
@@ -624,11 +678,11 @@ absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
       if (victims_.chunks.empty()) return absl::OkStatus();
     }
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
-    Candidate victim = victims_.chunks.back();
-    victims_.chunks.pop_back();
-    absl::StatusOr<size_t> evicted = EvictChunk(victim, &pool_full);
+    std::span<const Candidate> batch = NextBatch(victims_.chunks);
+    if (batch.empty()) return absl::OkStatus();  // no slab is free
+    absl::StatusOr<size_t> evicted = EvictBatch(batch, &pool_full);
     if (!evicted.ok()) return evicted.status();
-    if (*evicted == kNoSlab) return absl::OkStatus();
+    victims_.chunks.resize(victims_.chunks.size() - batch.size());
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -73,9 +74,10 @@ class Reclaimer {
 
   // Compresses and publishes what is on probation, or waits for it.
   absl::Status StoreStaged(bool* pool_full);
-  // Takes a candidate's pages out for good. Returns how many; kNoSlab pages if there is no free
-  // slab.
-  absl::StatusOr<size_t> EvictChunk(const Candidate& candidate, bool* pool_full);
+  // The last of `candidates`, as many as are taken in one go; empty if no slab is free.
+  std::span<const Candidate> NextBatch(const std::vector<Candidate>& candidates) const;
+  // Takes its pages out for good. Returns how many.
+  absl::StatusOr<size_t> EvictBatch(std::span<const Candidate> batch, bool* pool_full);
   absl::Status Scan(int64_t now_ns);
   // Begins an epoch of the pages' ages.
   void BeginEpoch(int64_t now_ns);
@@ -107,8 +109,10 @@ class Reclaimer {
   absl::Status FollowAdvice();
   absl::Status TakeOutCold(const std::vector<AddressRange>& cold);
   absl::Status SettleProbations(int64_t now_ns);
-  // Compresses and publishes what of the slab is still staged, gives back what the store refuses,
-  // and frees the slab. `pool_full` becomes true if the pool refused a page.
+  // Compresses and publishes what of the slab is still staged, and gives back what the store
+  // refuses. `pool_full` becomes true if the pool refused a page.
+  absl::Status StorePages(size_t slab, bool* pool_full);
+  // The same, and frees the slab.
   absl::Status StoreSlab(size_t slab, bool* pool_full);
   absl::Status ReturnSlab(size_t slab);
   // Whether the program has forked lately.
@@ -120,12 +124,12 @@ class Reclaimer {
   absl::Status ReturnHugePages(int64_t now_ns);
   // Whether the program waits for something that ends what is going on here.
   bool Interrupted();
-  // The pages of a chunk that the kernel touches when a thread ends, as of now.
-  struct NeededPages {
-    wire::PageSet pages;
+  // What the kernel touches when a thread ends, as of now.
+  struct NeededMemory {
+    std::vector<AddressRange> ranges;
     uint32_t kept_generation = 0;
   };
-  absl::StatusOr<NeededPages> ThreadPages(uint64_t chunk_number) const;
+  absl::StatusOr<NeededMemory> FindNeeded() const;
   // Stores the page at `address` of the program; waits for the backing file if that is busy, while
   // `file_patience_` lasts.
   StoreResult Store(Address address, std::span<const std::byte, kPageBytes> page,
@@ -135,20 +139,24 @@ class Reclaimer {
   // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.
   void StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end, wire::PageSet* incompressible,
                 wire::PageSet* no_room);
-  // Drops what the slab's slots hold, and makes it free unless pages are still staged in it.
-  absl::Status FreeSlab(size_t slab);
+  // Drops what the slabs' slots hold, and makes them free unless pages are still staged in them.
+  // At most wire::kMaxParts.
+  absl::Status FreeSlabs(std::span<const size_t> slabs);
   wire::PageSet StillStaged(Chunk& chunk, size_t slab) const;
-  // The pages taken from the chunk, less those given back.
-  void NoteTaken(uint64_t chunk_number, const wire::PageSet& pages);
-  // Isolates what may be taken of the chunk's `wanted` pages; what a past fork has made immovable
-  // is mended on the way, and what a thread has come to need meanwhile is given back.
-  absl::StatusOr<wire::PageSet> Take(uint64_t chunk_number, wire::PageSet wanted, size_t slab);
-  absl::StatusOr<wire::PageSet> IsolateMovable(uint64_t chunk_number, wire::PageSet wanted,
-                                               size_t slab, uint32_t kept_generation);
+  // Books what an order moved, also of one that went wrong: its slab is in use then. `rest`: as
+  // Slab's.
+  void NoteTaken(const Isolator::Order& order, const wire::PageSet& rest, int64_t now_ns);
+  // Isolates what may be taken of the orders' pages; what a past fork has made immovable is mended
+  // on the way, and what a thread has come to need meanwhile is given back.
+  absl::Status Take(std::span<Isolator::Order> orders);
+  absl::Status IsolateMovable(std::span<Isolator::Order> orders, uint32_t kept_generation);
   // A free slab's index, or kNoSlab.
   size_t TakeSlab();
 
   static constexpr size_t kNoSlab = ~size_t{0};
+  // Pages after which no more chunks are added to a batch: whoever faults while they are moved
+  // waits.
+  static constexpr size_t kBatchPages = kPagesPerChunk;
   // Pages read from staging in one system call.
   static constexpr size_t kReadPages = 64;
   // For how long after a fork pages are stored without probation: a program that forks again and

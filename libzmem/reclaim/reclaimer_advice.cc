@@ -5,24 +5,10 @@
 #include <algorithm>
 
 #include "libzmem/reclaim/reclaimer.h"
+#include "libzmem/store/chunk_pages.h"
 
 namespace zmem {
 namespace {
-
-// `ranges` ascend.
-wire::PageSet PagesIn(uint64_t chunk_number, const std::vector<AddressRange>& ranges) {
-  wire::PageSet pages;
-  Address start = chunk_number << kChunkShift;
-  AddressRange chunk{start, start + kChunkBytes};
-  auto at = std::partition_point(ranges.begin(), ranges.end(),
-                                 [start](AddressRange range) { return range.end <= start; });
-  for (; at != ranges.end() && at->start < chunk.end; ++at) {
-    AddressRange part = at->Intersect(chunk);
-    size_t first = PageInChunk(part.start);
-    pages.AddRange(first, first + part.pages());
-  }
-  return pages;
-}
 
 Candidate Within(const Candidate& candidate, const std::vector<AddressRange>& ranges) {
   return {candidate.chunk_number, candidate.pages.And(PagesIn(candidate.chunk_number, ranges))};
@@ -54,15 +40,19 @@ absl::Status Reclaimer::TakeOutCold(const std::vector<AddressRange>& cold) {
   if (TakeSlab() == kNoSlab) {
     if (absl::Status status = StoreStaged(&pool_full); !status.ok()) return status;
   }
+  std::vector<Candidate> wanted;
   for (const Candidate& candidate : survey->chunks) {
-    Candidate wanted = Within(candidate, cold);
-    if (wanted.pages.empty()) continue;
-    // Advice that comes too late, or finds no place, is not followed.
-    if (Interrupted() || pool_full) break;
+    wanted.push_back(Within(candidate, cold));
+    if (wanted.back().pages.empty()) wanted.pop_back();
+  }
+  // Advice that comes too late, or finds no place, is not followed.
+  while (!Interrupted() && !pool_full) {
     if (absl::Status status = SettleForFork(); !status.ok()) return status;
-    absl::StatusOr<size_t> evicted = EvictChunk(wanted, &pool_full);
+    std::span<const Candidate> batch = NextBatch(wanted);
+    if (batch.empty()) break;
+    absl::StatusOr<size_t> evicted = EvictBatch(batch, &pool_full);
     if (!evicted.ok()) return evicted.status();
-    if (*evicted == kNoSlab) break;
+    wanted.resize(wanted.size() - batch.size());
   }
   return absl::OkStatus();
 }

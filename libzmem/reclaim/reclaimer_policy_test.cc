@@ -113,6 +113,20 @@ TEST_F(Policies, WithLimitsOnlyNothingGoesOutWithoutOne) {
   EXPECT_EQ(isolated(), 0u);
 }
 
+TEST_F(Policies, HavingFoundEnoughRoomIsNoReasonToWait) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's own memory grows beside the program's, in this process";
+#endif
+  for (size_t page = 0; page < memory_->page_count(); ++page) Write(page, FilledPage(page));
+  Set([this](Policy& policy) { policy.limit_bytes = 2 * resident_bytes(); });
+  ASSERT_TRUE(reclaimer_->MakeRoom().ok());
+  EXPECT_EQ(isolated(), 0u);
+  Set([this](Policy& policy) { policy.limit_bytes = resident_bytes() - (1 << 20); });
+  ASSERT_TRUE(reclaimer_->MakeRoom().ok());
+  EXPECT_GE(process_->counters.stored_pages, (1u << 20) / kPageBytes);
+  EXPECT_FALSE(process_->nothing_to_take);
+}
+
 TEST_F(Policies, AResidentLimitIsHeldWhateverTheStallTarget) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitizer's own memory grows beside the program's, in this process";

@@ -140,6 +140,21 @@ TEST_F(ReclaimerTest, AnAgentThatDiesInTheMiddleLosesNothing) {
   ExpectAllHeld();
 }
 
+TEST_F(ReclaimerTest, AnAgentThatComesBackFindsWhatItLeftHalfDone) {
+  WriteVaried(0, memory_->page_count());
+  agent_.moves_left = 100;
+  std::atomic<bool> cancel{false};
+  EXPECT_FALSE(reclaimer_->EvictAll(cancel, nullptr).ok());
+  ASSERT_EQ(CountState(PageState::kStaged), 100u);
+  // Their slots are not given to other pages, nor emptied, until they are stored.
+  agent_.moves_left = ~size_t{0};
+  EvictAll();
+  EXPECT_EQ(process_->counters.stored_pages, memory_->page_count());
+  EXPECT_EQ(StagingPages(), 0u);
+  ExpectAllHeld();
+  ExpectNothingOut();
+}
+
 TEST_F(ReclaimerTest, AProgramThatIsGoneIsUnavailable) {
   process_->gone = true;
   WriteVaried(0, 8);

@@ -29,9 +29,13 @@ std::vector<AddressRange> Outside(AddressRange range, const std::vector<AddressR
 
 }  // namespace
 
-absl::StatusOr<Survey> Surveyor::Look() {
-  std::vector<AddressRange> excluded{
+std::vector<AddressRange> Surveyor::OwnRanges() const {
+  return {
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
+}
+
+absl::StatusOr<Survey> Surveyor::Look() {
+  std::vector<AddressRange> excluded = OwnRanges();
   std::vector<AddressRange> kept = process_.advice.kept();
   excluded.insert(excluded.end(), kept.begin(), kept.end());
   absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
@@ -106,9 +110,7 @@ void Surveyor::UnregisterHot(const AddressMap& map, const std::vector<Candidate>
 }
 
 absl::Status Surveyor::Watch(const std::vector<AddressRange>& kept) {
-  std::vector<AddressRange> excluded{
-      process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
-  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
+  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, OwnRanges());
   if (!map.ok()) return absl::UnavailableError("the program is gone");
   // Where nothing may be taken there is nothing to keep, and what comes there is something else.
   for (AddressRange range : kept) {

@@ -50,6 +50,9 @@ class Surveyor {
   // neighbours, and vm.max_map_count is 65,530 as a rule.
   static constexpr size_t kMaxRegisteredMappings = 16'384;
 
+  // What we have put into the program.
+  std::vector<AddressRange> OwnRanges() const;
+
   Process& process_;
   Isolator& isolator_;
 };

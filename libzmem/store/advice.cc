@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include "libzmem/store/chunk_pages.h"
+
 namespace zmem {
 namespace {
 
@@ -76,15 +78,10 @@ bool Advice::Keeps(AddressRange range) const {
 }
 
 wire::PageSet Advice::KeptIn(uint64_t chunk_number) const {
-  wire::PageSet pages;
-  if (kept_count_.load(std::memory_order_acquire) == 0) return pages;
+  if (kept_count_.load(std::memory_order_acquire) == 0) return {};
   MutexLock lock(mutex_);
   Address start = chunk_number << kChunkShift;
-  for (AddressRange part : kept_.In({start, start + kChunkBytes})) {
-    size_t first = PageInChunk(part.start);
-    pages.AddRange(first, first + part.pages());
-  }
-  return pages;
+  return PagesIn(chunk_number, kept_.In({start, start + kChunkBytes}));
 }
 
 void Advice::Forget(AddressRange range) {

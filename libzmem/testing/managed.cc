@@ -51,24 +51,35 @@ void FaultThread::OnFork(std::shared_ptr<Process> child) {
   children_.push_back(std::move(thread));
 }
 
-absl::StatusOr<wire::Report> SelfAgent::Move(wire::Move command) {
+absl::StatusOr<wire::Report> SelfAgent::Move(const wire::Move& command) {
   ++move_commands;
   if (before_move != nullptr) before_move();
+  wire::Report report;
+  for (size_t i = 0; i < command.parts; ++i) {
+    if (!MovePages(command.part[i], &report.done[i], &report)) {
+      return absl::UnavailableError("the agent is gone");
+    }
+  }
+  last_report = report;
+  return report;
+}
+
+bool SelfAgent::MovePages(const wire::MovePart& part, wire::PageSet* done, wire::Report* counts) {
   // An event that was just read may still hold up moves (FACTS 7).
   int retries = 5;
-  wire::Report report;
+  wire::Report& report = *counts;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    if (!command.pages.Has(page)) continue;
-    if (moves_left == 0) return absl::UnavailableError("the agent is gone");
+    if (!part.pages.Has(page)) continue;
+    if (moves_left == 0) return false;
     uint64_t offset = page * kPageBytes;
-    int error = MoveOne(process_, command.target + offset, command.source + offset);
+    int error = MoveOne(process_, part.target + offset, part.source + offset);
     if (error == EAGAIN && retries-- > 0) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       --page;
       continue;
     }
     if (error == 0) {
-      report.done.Add(page);
+      done->Add(page);
       --moves_left;
     } else if (error == EBUSY) {
       ++report.busy;
@@ -83,26 +94,28 @@ absl::StatusOr<wire::Report> SelfAgent::Move(wire::Move command) {
       report.last_errno = error;
     }
   }
-  last_report = report;
-  return report;
+  return true;
 }
 
-absl::StatusOr<wire::Report> SelfAgent::Discard(wire::Discard command) {
+absl::StatusOr<wire::Report> SelfAgent::Discard(const wire::Discard& command) {
   if (moves_left == 0) return absl::UnavailableError("the agent is gone");
   wire::Report report;
-  for (size_t page = command.pages.Next(0, true); page < kPagesPerChunk;) {
-    size_t end = command.pages.Next(page, false);
-    Address start = command.slab + page * kPageBytes;
-    ZMEM_CHECK(process_.staging.Contains(start));
-    int result = madvise(reinterpret_cast<void*>(start), (end - page) * kPageBytes, MADV_DONTNEED);
-    ZMEM_CHECK(result == 0);
-    for (size_t i = page; i < end; ++i) report.done.Add(i);
-    page = command.pages.Next(end, true);
+  for (size_t i = 0; i < command.parts; ++i) {
+    const wire::DiscardPart& part = command.part[i];
+    for (size_t page = part.pages.Next(0, true); page < kPagesPerChunk;) {
+      size_t end = part.pages.Next(page, false);
+      Address start = part.slab + page * kPageBytes;
+      ZMEM_CHECK(process_.staging.Contains(start));
+      void* address = reinterpret_cast<void*>(start);
+      ZMEM_CHECK(madvise(address, (end - page) * kPageBytes, MADV_DONTNEED) == 0);
+      report.done[i].AddRange(page, end);
+      page = part.pages.Next(end, true);
+    }
   }
   return report;
 }
 
-absl::StatusOr<wire::Report> SelfAgent::Populate(wire::Populate command) {
+absl::StatusOr<wire::Report> SelfAgent::Populate(const wire::Populate& command) {
   if (moves_left == 0) return absl::UnavailableError("the agent is gone");
   wire::Report report;
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
@@ -110,7 +123,7 @@ absl::StatusOr<wire::Report> SelfAgent::Populate(wire::Populate command) {
     // Not by writing: a program's thread may write the same byte in between.
     void* address = reinterpret_cast<void*>(command.chunk + page * kPageBytes);
     if (madvise(address, kPageBytes, MADV_POPULATE_WRITE) != 0) continue;
-    report.done.Add(page);
+    report.done[0].Add(page);
   }
   return report;
 }

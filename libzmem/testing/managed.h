@@ -70,9 +70,9 @@ class SelfAgent final : public AgentLink {
  public:
   explicit SelfAgent(const Process& process) : process_(process) {}
 
-  absl::StatusOr<wire::Report> Move(wire::Move command) override;
-  absl::StatusOr<wire::Report> Discard(wire::Discard command) override;
-  absl::StatusOr<wire::Report> Populate(wire::Populate command) override;
+  absl::StatusOr<wire::Report> Move(const wire::Move& command) override;
+  absl::StatusOr<wire::Report> Discard(const wire::Discard& command) override;
+  absl::StatusOr<wire::Report> Populate(const wire::Populate& command) override;
   absl::Status AwaitIdle() override { return absl::OkStatus(); }
   bool Asked(wire::Wish wish) override { return asked[static_cast<size_t>(wish)]; }
   void Grant(wire::Wish wish) override { asked[static_cast<size_t>(wish)] = false; }
@@ -88,6 +88,9 @@ class SelfAgent final : public AgentLink {
   wire::Report last_report;
 
  private:
+  // False when the agent is gone.
+  bool MovePages(const wire::MovePart& part, wire::PageSet* done, wire::Report* counts);
+
   const Process& process_;
 };
 

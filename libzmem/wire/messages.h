@@ -29,8 +29,8 @@
 namespace zmem::wire {
 
 inline constexpr uint32_t kMagic = 0x4d454d5a;  // "ZMEM" in memory
-inline constexpr uint16_t kVersion = 4;
-inline constexpr size_t kMaxMessageBytes = 1024;
+inline constexpr uint16_t kVersion = 5;
+inline constexpr size_t kMaxMessageBytes = 4096;
 
 enum class MessageType : uint16_t {
   kHello = 1,
@@ -147,23 +147,38 @@ struct PageSet {
   }
 };
 
-// Move the pages of `pages` from source + i pages to target + i pages, with UFFDIO_MOVE. One of the
-// two is a slab of the staging area. Pages that refuse stay where they are.
-struct Move {
-  Header header{.type = MessageType::kMove, .message_bytes = sizeof(Move)};
+// Chunks that one command is about at most. Where a few pages of each are taken, the way to the
+// agent and back costs more than what it does.
+inline constexpr size_t kMaxParts = 32;
+
+// The pages of `pages` from source + i pages to target + i pages.
+struct MovePart {
   Address source;
   Address target;
   PageSet pages;
-  // Of a move out: nothing is moved if the program's KeptMemory is of another by now.
-  uint32_t kept_generation = 0;
-  uint32_t reserved = 0;
 };
 
-// Drop the pages of `pages` of a slab.
-struct Discard {
-  Header header{.type = MessageType::kDiscard, .message_bytes = sizeof(Discard)};
+// Move pages, with UFFDIO_MOVE, between the program's memory and slabs of the staging area: out in
+// all parts, or in. Pages that refuse stay where they are.
+struct Move {
+  Header header{.type = MessageType::kMove, .message_bytes = sizeof(Move)};
+  uint32_t parts = 0;
+  // Of a move out: nothing is moved if the program's KeptMemory is of another by now.
+  uint32_t kept_generation = 0;
+  MovePart part[kMaxParts];
+};
+
+struct DiscardPart {
   Address slab;
   PageSet pages;
+};
+
+// Drop pages of slabs.
+struct Discard {
+  Header header{.type = MessageType::kDiscard, .message_bytes = sizeof(Discard)};
+  uint32_t parts = 0;
+  uint32_t reserved = 0;
+  DiscardPart part[kMaxParts];
 };
 
 // Make the pages of `pages` of a chunk the program's own with a write fault (MADV_POPULATE_WRITE),
@@ -176,11 +191,11 @@ struct Populate {
 
 struct Report {
   Header header{.type = MessageType::kReport, .message_bytes = sizeof(Report)};
-  PageSet done;          // pages moved, dropped or populated
-  uint32_t busy = 0;     // EBUSY: pinned, or shared after a fork
-  uint32_t invalid = 0;  // EINVAL: locked, read-only, not anonymous
-  uint32_t absent = 0;   // ENOENT: a hole, or unmapped meanwhile
-  uint32_t exists = 0;   // EEXIST: something is in the target's place
+  PageSet done[kMaxParts];  // pages moved, dropped or populated, of each part
+  uint32_t busy = 0;        // EBUSY: pinned, or shared after a fork
+  uint32_t invalid = 0;     // EINVAL: locked, read-only, not anonymous
+  uint32_t absent = 0;      // ENOENT: a hole, or unmapped meanwhile
+  uint32_t exists = 0;      // EEXIST: something is in the target's place
   uint32_t other = 0;
   int32_t last_errno = 0;  // of the last page counted in `other`
 };
@@ -251,6 +266,7 @@ struct Answer {
 };
 
 static_assert(sizeof(Hello) <= kMaxMessageBytes && sizeof(Refuse) <= kMaxMessageBytes &&
-              sizeof(Move) <= kMaxMessageBytes && sizeof(Report) <= kMaxMessageBytes);
+              sizeof(Move) <= kMaxMessageBytes && sizeof(Discard) <= kMaxMessageBytes &&
+              sizeof(Report) <= kMaxMessageBytes);
 
 }  // namespace zmem::wire
