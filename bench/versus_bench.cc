@@ -94,15 +94,16 @@ bool VersusBench::Wants(absl::string_view case_name) const {
 }
 
 void VersusBench::Tell(const std::string& what) const {
+  int elapsed_s = static_cast<int>(ElapsedSeconds());
   int left_s = static_cast<int>(SecondsLeft());
-  std::fprintf(stderr, "versus_kernel: %s, %s; %d:%02d left\n", group_->name, what.c_str(),
-               left_s / 60, left_s % 60);
+  std::fprintf(stderr, "versus_kernel: %d:%02d %s, %s; about %d:%02d left\n", elapsed_s / 60,
+               elapsed_s % 60, group_->name, what.c_str(), left_s / 60, left_s % 60);
 }
 
 void VersusBench::Repeat(const std::function<void(int repetition)>& repeat) {
   repetitions_begun_s_ = ElapsedSeconds();
   for (repetitions_done_ = 0; repetitions_done_ < options_.repetitions; ++repetitions_done_) {
-    if (ElapsedSeconds() > options_.budget_s) {
+    if (repetitions_done_ > 0 && IsTimeUp()) {
       results_.AddNote(absl::StrFormat("%s: the time was up after %d of %d repetitions",
                                        group_->name, repetitions_done_, options_.repetitions));
       return;
@@ -128,13 +129,18 @@ double VersusBench::ElapsedSeconds() const {
   return static_cast<double>(clock_.now_ns() - start_ns_) / 1e9;
 }
 
+double VersusBench::RepetitionSeconds() const {
+  return (ElapsedSeconds() - repetitions_begun_s_) / repetitions_done_;
+}
+
+bool VersusBench::IsTimeUp() const {
+  return ElapsedSeconds() + RepetitionSeconds() + after_group_s_ > options_.budget_s;
+}
+
 double VersusBench::SecondsLeft() const {
   int repetitions_left = options_.repetitions - repetitions_done_;
-  if (repetitions_done_ == 0) {
-    return after_group_s_ + group_->setup_s + group_->repetition_s * repetitions_left;
-  }
-  double of_one = (ElapsedSeconds() - repetitions_begun_s_) / repetitions_done_;
-  return after_group_s_ + of_one * repetitions_left;
+  if (repetitions_done_ > 0) return after_group_s_ + RepetitionSeconds() * repetitions_left;
+  return after_group_s_ + group_->setup_s + group_->repetition_s * repetitions_left;
 }
 
 }  // namespace zmem

@@ -20,7 +20,7 @@ struct VersusOptions {
   int repetitions = 5;
   double seconds = 1.5;   // how long what goes on and on is measured
   double settle_s = 0.5;  // and goes on before that
-  double budget_s = 600;  // after which no repetition begins
+  double budget_s = 600;  // in all: where it does not suffice there are fewer repetitions
   bool brief_compiling = false;
   std::string swap_directory = "/var/tmp";
 
@@ -80,7 +80,7 @@ class VersusBench {
 
   // Says on stderr what is done now.
   void Tell(const std::string& what) const;
-  // Calls `repeat` for each repetition, as long as the time is not up.
+  // Calls `repeat` for each repetition, once at least, as long as the time is not up.
   void Repeat(const std::function<void(int repetition)>& repeat);
 
   // Notes a pair of figures for each row wanted that both sides have, or zmem alone.
@@ -88,6 +88,10 @@ class VersusBench {
 
  private:
   double ElapsedSeconds() const;
+  // Of one, in the mean of those of the group that are done.
+  double RepetitionSeconds() const;
+  // Whether another repetition would leave too little for the groups behind this one.
+  bool IsTimeUp() const;
   double SecondsLeft() const;
   void RunGroup(const VersusGroup& group);
   void NotMeasured(const VersusGroup& group, const std::string& why);

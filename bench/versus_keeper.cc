@@ -23,6 +23,7 @@ class ZmemKeeper final : public MemoryKeeper {
  public:
   explicit ZmemKeeper(const std::string& config) : daemon_(DaemonOptions{.config = config}) {}
 
+  std::string name() const override { return "zmem"; }
   ChildOptions Launch(std::vector<std::string> argv) const override {
     return Managed(daemon_, std::move(argv));
   }
@@ -72,6 +73,7 @@ class ZramKeeper final : public MemoryKeeper {
  public:
   explicit ZramKeeper(uint64_t bytes) : zram_(bytes) {}
 
+  std::string name() const override { return "zram"; }
   ChildOptions Launch(std::vector<std::string> argv) const override {
     return {.argv = std::move(argv)};
   }
@@ -173,7 +175,11 @@ KeptProgram::KeptProgram(MemoryKeeper& keeper, VersusProgram::Options options)
 }
 
 std::string KeptProgram::Ask(const std::string& command) {
-  return child_->Ask(command, kAnswerTimeout);
+  try {
+    return child_->Ask(command, kAnswerTimeout);
+  } catch (const HarnessError& error) {
+    throw HarnessError(absl::StrCat("a program of ", keeper_.name(), ", ", error.what()));
+  }
 }
 
 Measured KeptProgram::Measure(const std::string& command) { return ParseMeasured(Ask(command)); }

@@ -51,6 +51,8 @@ class MemoryKeeper {
  public:
   virtual ~MemoryKeeper() = default;
 
+  // For messages: "zmem" or "zram".
+  virtual std::string name() const = 0;
   // How a program of this keeper is started.
   virtual ChildOptions Launch(std::vector<std::string> argv) const = 0;
   // Before a program that was started fills its memory.

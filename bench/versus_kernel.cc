@@ -139,7 +139,8 @@ int main(int argc, char** argv) {
   app.add_option("--repetitions", options.repetitions, "pairs of runs")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  app.add_option("--budget", options.budget_s, "seconds after which no repetition begins")
+  app.add_option("--budget", options.budget_s,
+                 "seconds in all; where they do not suffice there are fewer repetitions")
       ->capture_default_str();
   app.add_option("--only", cases, "these cases, by number or name")
       ->delimiter(',')

@@ -171,7 +171,6 @@ std::string VersusProgram::Scan() {
     for (uint32_t page = 0; page < options_.pages; ++page) Check(page, random_ + page);
     ++random_;
   };
-  round();
   int64_t start_ns = clock.now_ns();
   uint64_t rounds = 0;
   int64_t elapsed_ns = 0;

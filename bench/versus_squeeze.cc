@@ -69,11 +69,16 @@ class Squeeze {
   int kills_ = 0;
 };
 
-Figures MeasureSqueezed(const VersusBench& bench, KeptProgram& program) {
-  Figures figures;
-  if (bench.Wants("scan")) figures["scan.rate"] = program.Measure("scan").per_s();
-  if (bench.Wants("random")) figures["random.rate"] = program.Measure("random").per_s();
-  return figures;
+// Pairs of what `command` reaches, for the row `name`. One run before the first is not counted.
+void MeasureAtHalf(VersusBench& bench, Squeeze& squeeze, const std::string& command,
+                   const std::string& name) {
+  auto measure = [&command](KeptProgram& program) { return program.Measure(command).per_s(); };
+  bench.Tell(absl::StrCat(command, ", settling"));
+  squeeze.Both(measure);
+  bench.Repeat([&](int) {
+    auto [zmem, zram] = squeeze.Both(measure);
+    bench.Add({{name, zmem}}, zram ? std::optional(Figures{{name, *zram}}) : std::nullopt);
+  });
 }
 
 // A point of the plot.
@@ -97,11 +102,8 @@ void RunSqueeze(VersusBench& bench) {
     bench.Tell(absl::StrCat(share, " % resident"));
     squeeze.LimitTo(share);
     if (share == kMeasuredShare) {
-      bench.Repeat([&](int) {
-        auto [zmem, zram] = squeeze.Both(
-            [&bench](KeptProgram& program) { return MeasureSqueezed(bench, program); });
-        bench.Add(zmem, zram);
-      });
+      if (bench.Wants("scan")) MeasureAtHalf(bench, squeeze, "scan", "scan.rate");
+      if (bench.Wants("random")) MeasureAtHalf(bench, squeeze, "random", "random.rate");
     }
     if (!bench.Wants("random")) continue;
     bench.results().details()["random_per_s"].push_back(MeasureShare(squeeze, share));
