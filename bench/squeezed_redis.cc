@@ -69,7 +69,8 @@ nlohmann::json Describe(const std::vector<LoadResult>& windows) {
 
 }  // namespace
 
-SqueezedRedis::SqueezedRedis(Means means, const KeyedValues& values, const RedisLoad::Options& load)
+SqueezedRedis::SqueezedRedis(Means means, const KeyedValues& values, const RedisLoad::Options& load,
+                             const std::string& config)
     : means_(means) {
   if (means == Means::kZram) {
     std::string why = WhySwapIsUnavailable();
@@ -78,7 +79,7 @@ SqueezedRedis::SqueezedRedis(Means means, const KeyedValues& values, const Redis
     zram_.emplace(uint64_t{load.items} * kMeanValueBytes * 2);
   }
   if (means == Means::kZmem) {
-    daemon_.emplace(DaemonOptions{.config = ""});
+    daemon_.emplace(DaemonOptions{.config = config});
     server_.emplace(*daemon_);
   } else {
     server_.emplace(directory_);
@@ -105,6 +106,12 @@ MemoryUse SqueezedRedis::Use() const {
 }
 
 void SqueezedRedis::LimitResident(uint64_t bytes) {
+  if (cgroup_) {
+    // The cgroup charges more than what is resident, such as page tables.
+    uint64_t used_bytes = cgroup_->UsedBytes();
+    auto resident_bytes = static_cast<uint64_t>(ResidentBytes(pid_));
+    return cgroup_->Limit(bytes + used_bytes - std::min(used_bytes, resident_bytes));
+  }
   CommandResult result = daemon_->Ctl({"limit", absl::StrCat(pid_), absl::StrCat(bytes)});
   if (!result.status.Succeeded()) {
     throw HarnessError(absl::StrCat("zmemctl limit: ", result.status.ToString(), ": ",

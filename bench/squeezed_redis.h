@@ -19,7 +19,7 @@ namespace zmem {
 
 enum class Means {
   kNone,
-  kZmem,  // at its default settings
+  kZmem,
   kZram,
 };
 
@@ -39,13 +39,16 @@ struct MemoryUse {
 
 class SqueezedRedis {
  public:
-  // Starts a server and fills it. `values` must outlive the object. Throws HarnessError.
-  SqueezedRedis(Means means, const KeyedValues& values, const RedisLoad::Options& load);
+  // Starts a server and fills it. `values` must outlive the object; `config` is zmemd's. Throws
+  // HarnessError.
+  SqueezedRedis(Means means, const KeyedValues& values, const RedisLoad::Options& load,
+                const std::string& config = "");
 
   RedisLoad& load() { return *load_; }
   MemoryUse Use() const;
 
-  // Only with zmem: sets the most that may be resident. Throws HarnessError.
+  // With zmem or zram: sets the most that may be resident; zmem gets there by and by. Throws
+  // HarnessError.
   void LimitResident(uint64_t bytes);
   // Only with zmem: takes out whatever may go. Throws HarnessError.
   void Evict();

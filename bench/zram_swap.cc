@@ -68,13 +68,16 @@ double ZramSwap::CompressionRatio() const {
   return compressed > 0 ? original / compressed : 0;
 }
 
-uint64_t ZramSwap::HeldBytes() const {
+ZramSwap::Usage ZramSwap::usage() const {
   std::ifstream file("/sys/block/zram0/mm_stat");
-  uint64_t original = 0;
-  uint64_t compressed = 0;
-  uint64_t held = 0;
-  if (!(file >> original >> compressed >> held)) throw HarnessError("cannot read zram's mm_stat");
-  return held;
+  Usage usage;
+  uint64_t compressed_bytes = 0;
+  uint64_t limit_bytes = 0;
+  if (!(file >> usage.original_bytes >> compressed_bytes >> usage.held_bytes >> limit_bytes >>
+        usage.most_held_bytes)) {
+    throw HarnessError("cannot read zram's mm_stat");
+  }
+  return usage;
 }
 
 }  // namespace zmem

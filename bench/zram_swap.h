@@ -23,8 +23,14 @@ class ZramSwap {
 
   // What is in it, over what that takes compressed; 0 when it is empty.
   double CompressionRatio() const;
-  // The memory that it takes (mm_stat mem_used_total).
-  uint64_t HeldBytes() const;
+
+  struct Usage {
+    uint64_t original_bytes = 0;   // of what is in it
+    uint64_t held_bytes = 0;       // the memory that this takes (mm_stat mem_used_total)
+    uint64_t most_held_bytes = 0;  // the most that it ever took (mem_used_max)
+  };
+  Usage usage() const;
+  uint64_t HeldBytes() const { return usage().held_bytes; }
 
  private:
   std::optional<Guardian> guardian_;

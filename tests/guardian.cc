@@ -10,6 +10,13 @@
 #include "tests/error.h"
 
 namespace zmem {
+namespace {
+
+bool any_failed = false;
+
+}  // namespace
+
+bool Guardian::AnyFailed() { return any_failed; }
 
 Guardian::Guardian(std::string what, const std::function<bool()>& take_down)
     : what_(std::move(what)) {
@@ -34,6 +41,7 @@ Guardian::~Guardian() {
   alive_.reset();
   int status = 0;
   if (waitpid(pid_, &status, 0) != pid_ || status != 0) {
+    any_failed = true;
     std::fprintf(stderr, "could not be taken down: %s\n", what_.c_str());
   }
 }

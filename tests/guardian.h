@@ -22,6 +22,9 @@ class Guardian {
   Guardian(const Guardian&) = delete;
   Guardian& operator=(const Guardian&) = delete;
 
+  // Whether anything of this process could not be taken down so far.
+  static bool AnyFailed();
+
  private:
   const std::string what_;
   pid_t pid_;

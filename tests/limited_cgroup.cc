@@ -46,9 +46,17 @@ LimitedCgroup::LimitedCgroup() {
 void LimitedCgroup::Add(pid_t pid) { Write(path_ + "/cgroup.procs", std::to_string(pid)); }
 
 uint64_t LimitedCgroup::UsedBytes() const {
-  std::ifstream file(path_ + (unified_ ? "/memory.current" : "/memory.usage_in_bytes"));
+  return Read(unified_ ? "memory.current" : "memory.usage_in_bytes");
+}
+
+uint64_t LimitedCgroup::PeakBytes() const {
+  return Read(unified_ ? "memory.peak" : "memory.max_usage_in_bytes");
+}
+
+uint64_t LimitedCgroup::Read(const std::string& file) const {
+  std::ifstream stream(path_ + "/" + file);
   uint64_t bytes = 0;
-  if (!(file >> bytes)) throw HarnessError("no memory controller for " + path_);
+  if (!(stream >> bytes)) throw HarnessError("no memory controller for " + path_);
   return bytes;
 }
 

@@ -22,11 +22,16 @@ class LimitedCgroup {
   void Add(pid_t pid);
   // What is charged to it. A few hundred KiB too much: each CPU charges in advance.
   uint64_t UsedBytes() const;
+  // The most that ever was. Throws HarnessError where the kernel does not say (version 2 before
+  // Linux 5.19).
+  uint64_t PeakBytes() const;
   // Limits it; the kernel swaps out what is too much. Throws HarnessError if that does not help;
   // with version 2 the kernel kills the program instead.
   void Limit(uint64_t bytes);
 
  private:
+  uint64_t Read(const std::string& file) const;
+
   std::string path_;
   bool unified_;
   std::optional<Guardian> guardian_;

@@ -1,0 +1,95 @@
+// Case 9 of bench/versus_kernel: a compile job in a memory cgroup that has room for half of what it
+// needs. Beside zmem, which has its pool and no swap, the job with swap to a file and with zram.
+// The objects must be the same, bit for bit.
+#include "absl/strings/str_format.h"
+#include "bench/compile_job.h"
+#include "bench/versus_bench.h"
+
+namespace zmem {
+namespace {
+
+using Means = CompileJob::Means;
+
+class Jobs {
+ public:
+  explicit Jobs(VersusBench& bench) : bench_(bench) {}
+
+  // With all the memory it wants; the first time only fills the page cache.
+  void MeasurePlain() {
+    bench_.Tell("compiling without a limit");
+    Once({.brief = bench_.options().brief_compiling});
+    plain_ = Once({.brief = bench_.options().brief_compiling});
+  }
+
+  void Repeat() {
+    CompileJob::Result zmem = Squeezed(Means::kZmem);
+    Figures figures = {{"compile.time", zmem.elapsed_s},
+                       {"compile.io", Mib(zmem.io_bytes)},
+                       {"compile.zram", zmem.elapsed_s}};
+    Figures peers;
+    if (CompileJob::WhyUnavailable(Means::kSwapFile).empty()) {
+      CompileJob::Result swapped = Squeezed(Means::kSwapFile);
+      peers["compile.time"] = swapped.elapsed_s;
+      peers["compile.io"] = Mib(swapped.io_bytes);
+    }
+    if (CompileJob::WhyUnavailable(Means::kZram).empty()) {
+      CompileJob::Result zram = Squeezed(Means::kZram);
+      peers["compile.zram"] = zram.elapsed_s;
+    }
+    bench_.Add(figures, peers);
+  }
+
+  void Describe() const {
+    auto held = [this](Means means) {
+      auto found = most_held_bytes_.find(means);
+      return found == most_held_bytes_.end() ? 0 : Mib(found->second);
+    };
+    bench_.results().AddNote(absl::StrFormat(
+        "compile: %.1f s without a limit, peak %.0f MiB, limit %.0f MiB; beside that zmemd held "
+        "%.0f MiB at most and used %.1f s of CPU time, zram held %.0f MiB",
+        plain_.elapsed_s, Mib(plain_.peak_bytes), Mib(plain_.peak_bytes / 2), held(Means::kZmem),
+        zmemd_cpu_s_, held(Means::kZram)));
+  }
+
+ private:
+  static double Mib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+  CompileJob::Result Squeezed(Means means) {
+    CompileJob::Result result = Once({.means = means,
+                                      .limit_bytes = plain_.peak_bytes / 2,
+                                      .swap_bytes = plain_.peak_bytes * 3 / 2,
+                                      .directory = bench_.options().swap_directory,
+                                      .brief = bench_.options().brief_compiling});
+    uint64_t& most_bytes = most_held_bytes_[means];
+    most_bytes = std::max(most_bytes, result.held_bytes);
+    if (means == Means::kZmem) zmemd_cpu_s_ = result.zmemd_cpu_s;
+    return result;
+  }
+
+  CompileJob::Result Once(const CompileJob::Options& options) {
+    CompileJob::Result result = CompileJob(options).Run();
+    if (digest_.empty()) digest_ = result.digest;
+    if (result.digest != digest_) throw WrongBytes("WRONG objects of the compile job");
+    return result;
+  }
+
+  VersusBench& bench_;
+  CompileJob::Result plain_;
+  std::string digest_;
+  std::map<Means, uint64_t> most_held_bytes_;
+  double zmemd_cpu_s_ = 0;
+};
+
+}  // namespace
+
+void RunCompile(VersusBench& bench) {
+  if (std::string why = CompileJob::WhyUnavailable(Means::kNone); !why.empty()) {
+    throw HarnessError(why);
+  }
+  Jobs jobs(bench);
+  jobs.MeasurePlain();
+  bench.Repeat([&](int) { jobs.Repeat(); });
+  jobs.Describe();
+}
+
+}  // namespace zmem

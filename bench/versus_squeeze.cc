@@ -1,0 +1,132 @@
+// Cases 5 to 7 of bench/versus_kernel: programs that may keep only a part of their memory resident.
+#include "absl/strings/str_cat.h"
+#include "bench/versus_bench.h"
+
+namespace zmem {
+namespace {
+
+// Parts of a program that are resident, in percent, for a plot; the cases are measured at half.
+constexpr int kShares[] = {90, 75, 60, 50, 40};
+constexpr int kMeasuredShare = 50;
+// After so many restarts the peer is not worth the time.
+constexpr int kMostKills = 5;
+
+uint32_t Part(const VersusBench& bench, int percent) {
+  return static_cast<uint32_t>(uint64_t{bench.options().pages()} * percent / 100);
+}
+
+// A program of zmem and one of zram, which are squeezed step by step.
+class Squeeze {
+ public:
+  explicit Squeeze(VersusBench& bench)
+      : bench_(bench),
+        pair_(kLimitOnly, {.pages = bench.options().pages(),
+                           .seconds = bench.options().seconds,
+                           .settle_s = bench.options().settle_s}) {
+    pair_.ForEach([](KeptProgram& program, MemoryKeeper&) { program.Measure("fill"); });
+  }
+
+  void LimitTo(int percent) {
+    pages_ = Part(bench_, percent);
+    pair_.ForEach([this](KeptProgram& program, MemoryKeeper&) { program.LimitTo(pages_); });
+  }
+
+  // What `measure` makes of both; of zmem alone if there is no zram.
+  template <typename Measure>
+  auto Both(Measure measure) {
+    auto zmem = measure(*pair_.zmem);
+    std::optional<decltype(zmem)> zram;
+    if (pair_.zram) zram = OfZram(measure);
+    return std::pair(zmem, zram);
+  }
+
+  void VerifyAndStop() {
+    if (kills_ > 0) {
+      bench_.results().AddNote(absl::StrCat("squeeze: the kernel killed zram's program ", kills_,
+                                            " times although swap had room; it was run again"));
+    }
+    pair_.VerifyAndStop();
+  }
+
+ private:
+  template <typename Measure>
+  auto OfZram(Measure measure) {
+    while (true) {
+      try {
+        return measure(*pair_.zram);
+      } catch (const HarnessError&) {
+        if (pair_.zram->child().Running() || ++kills_ > kMostKills) throw;
+        pair_.RestartZram();
+        pair_.zram->Measure("fill");
+        pair_.zram->LimitTo(pages_);
+      }
+    }
+  }
+
+  VersusBench& bench_;
+  ProgramPair pair_;
+  uint32_t pages_ = 0;
+  int kills_ = 0;
+};
+
+// Pairs of what `command` reaches, for the row `name`. One run before the first is not counted.
+void MeasureAtHalf(VersusBench& bench, Squeeze& squeeze, const std::string& command,
+                   const std::string& name) {
+  auto measure = [&command](KeptProgram& program) { return program.Measure(command).per_s(); };
+  bench.Tell(absl::StrCat(command, ", settling"));
+  squeeze.Both(measure);
+  bench.Repeat([&](int) {
+    auto [zmem, zram] = squeeze.Both(measure);
+    bench.Add({{name, zmem}}, zram ? std::optional(Figures{{name, *zram}}) : std::nullopt);
+  });
+}
+
+// A point of the plot.
+nlohmann::json MeasureShare(Squeeze& squeeze, int share) {
+  auto [zmem, zram] = squeeze.Both([](KeptProgram& program) {
+    double per_s = program.Measure("random").per_s();
+    return std::pair(per_s, program.ResidentPages());
+  });
+  nlohmann::json point = {
+      {"share", share}, {"zmem", zmem.first}, {"zmem_resident_pages", zmem.second}};
+  if (zram) point.update({{"zram", zram->first}, {"zram_resident_pages", zram->second}});
+  return point;
+}
+
+}  // namespace
+
+void RunSqueeze(VersusBench& bench) {
+  Squeeze squeeze(bench);
+  for (int share : kShares) {
+    if (share != kMeasuredShare && !bench.Wants("random")) continue;
+    bench.Tell(absl::StrCat(share, " % resident"));
+    squeeze.LimitTo(share);
+    if (share == kMeasuredShare) {
+      if (bench.Wants("scan")) MeasureAtHalf(bench, squeeze, "scan", "scan.rate");
+      if (bench.Wants("random")) MeasureAtHalf(bench, squeeze, "random", "random.rate");
+    }
+    if (!bench.Wants("random")) continue;
+    bench.results().details()["random_per_s"].push_back(MeasureShare(squeeze, share));
+  }
+  squeeze.VerifyAndStop();
+}
+
+void RunGrowth(VersusBench& bench) {
+  std::unique_ptr<MemoryKeeper> zmem = KeepByZmem(kLimitOnly);
+  std::unique_ptr<MemoryKeeper> zram;
+  if (WhyNoZram().empty()) zram = KeepByZram(bench.options().mib << 21);
+  auto grow = [&bench](MemoryKeeper& keeper) {
+    KeptProgram program(keeper, {.pages = bench.options().pages()});
+    program.LimitEmpty(Part(bench, kMeasuredShare));
+    Measured filled = program.Measure("fill");
+    program.Do("verify some");
+    return Figures{{"growth.rate", filled.per_s() * kPageBytes / (1 << 20)}};
+  };
+  bench.Repeat([&](int) {
+    Figures grown = grow(*zmem);
+    bench.Add(grown, zram ? std::optional(grow(*zram)) : std::nullopt);
+  });
+  zmem->Stop();
+}
+
+}  // namespace zmem
