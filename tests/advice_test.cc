@@ -2,6 +2,8 @@
 // answered, and they run on where nobody listens.
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "tests/system_test.h"
@@ -14,6 +16,18 @@ using std::chrono::seconds;
 
 constexpr int64_t kMib = 48;
 constexpr int64_t kPages = kMib * 256;
+
+// A signal that stops a process takes its time where the machine is busy.
+bool AllThreadsStopped(pid_t pid) {
+  std::string tasks = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    std::ifstream file(task.path() / "stat");
+    std::string text;
+    std::getline(file, text);
+    if (text.find(") T ") == std::string::npos) return false;
+  }
+  return true;
+}
 
 class AdviceTest : public SystemTest {
  protected:
@@ -136,6 +150,8 @@ TEST_F(AdviceTest, AForkedChildIsHeardWhenItIsManagedItself) {
 
 TEST_F(AdviceTest, AStoppedDaemonCostsASecond) {
   daemon_->child().Signal(SIGSTOP);
+  WaitUntil("zmemd to stop", seconds(20),
+            [&] { return AllThreadsStopped(daemon_->child().pid()); });
   // More than there are places; the second time the first ones are still taken.
   for (int i = 0; i < 2; ++i) {
     auto begun = std::chrono::steady_clock::now();

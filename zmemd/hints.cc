@@ -30,7 +30,7 @@ int Hints::TakeAdvice(const wire::Query& query) {
   if (error == 0) {
     // The message may have been taken in while something else was waited for.
     eventfd_write(reclaimer_wake_fd_, 1);
-    faults_.OnAdvice();
+    faults_.Wake();
   }
   return error;
 }

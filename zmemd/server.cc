@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <spdlog/spdlog.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -55,6 +56,18 @@ absl::Status Mistakes(absl::Span<const std::string> errors) {
   return absl::DataLossError(lines);
 }
 
+// A thread for each CPU beside that of whoever asks; more than a few have nothing to do.
+std::unique_ptr<Crew> MakeCrew() {
+  constexpr unsigned kMostHelpers = 3;
+  unsigned cpus = std::max(std::thread::hardware_concurrency(), 1u);
+  auto name = [] { pthread_setname_np(pthread_self(), "zmem-crew"); };
+  try {
+    return std::make_unique<Crew>(std::min(cpus - 1, kMostHelpers), name);
+  } catch (const std::system_error&) {
+    return std::make_unique<Crew>(0, name);  // threads are scarce
+  }
+}
+
 }  // namespace
 
 Server::Server(const Config& config, const ConfigSource& source, std::string socket_path)
@@ -96,6 +109,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
   store_options.fat_bytes = kPageBytes * FatPercent(config, server->backing_ != nullptr) / 100;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
+  server->crew_ = MakeCrew();
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
   server->nursery_ = *std::move(nursery);

@@ -62,6 +62,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   // SessionParent:
   void OnForkedSession(std::shared_ptr<Session> child) override;
   void OnAgentChange(int uffd, bool has_agent) override { keeper_->SetHasAgent(uffd, has_agent); }
+  Crew& crew() override { return *crew_; }
 
   // ControlHandler:
   absl::StatusOr<nlohmann::json> Handle(const ControlRequest& request, const ControlPeer& peer,
@@ -130,6 +131,7 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
+  std::unique_ptr<Crew> crew_;
   std::atomic<bool> stopping_{false};
 
   mutable Mutex mutex_;

@@ -144,7 +144,8 @@ void Session::End() {
 void Session::ServeAgent(wire::Channel& channel) {
   Hints hints(*process_, *faults_, wake_fd_.get());
   ChannelAgentLink agent(channel, hints);
-  Reclaimer reclaimer(*process_, agent, clock_, {});
+  Reclaimer reclaimer(*process_, agent, clock_,
+                      {.on_room = [this] { faults_->Wake(); }, .crew = &parent_.crew()});
   bool agent_left = false;
   while (!process_->gone.load(std::memory_order_acquire) &&
          !drain_requested_.load(std::memory_order_acquire)) {

@@ -46,6 +46,8 @@ class SessionParent {
   virtual void OnForkedSession(std::shared_ptr<Session> child) = 0;
   // The program of this userfaultfd has an agent from now on, or none any more.
   virtual void OnAgentChange(int uffd, bool has_agent) = 0;
+  // Helps sessions to store pages. Outlives them.
+  virtual Crew& crew() = 0;
 };
 
 // Who a process is, as the kernel vouches for it.

@@ -182,7 +182,8 @@ size_t DiskReads::FillRun(Chunk& chunk, const Read& read, const DiskReadResult& 
     if (dropped) {
       process_.Retire(entry);
     } else {
-      process_.RetireClean(first + i * kPageBytes, entry, restorer_.buffer_page(i));
+      process_.RetireClean(first + i * kPageBytes, entry, restorer_.buffer_page(i),
+                           CleanPages::Return::kAlone);
     }
   }
   process_.TakeRoom(pages);

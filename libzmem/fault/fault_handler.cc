@@ -24,6 +24,8 @@ constexpr int kDrainPatience = 2000;
 constexpr int64_t kAmpleRoomPages = 8192;
 // How long a fault waits for room while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
+// How long until it looks for room that nobody has told it of.
+constexpr int kRoomLookMs = 5;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
 constexpr size_t kDiskNeighbours = 7;
@@ -69,12 +71,13 @@ void FaultHandler::EndDrain() {
   drained_.store(false, std::memory_order_release);
 }
 
-void FaultHandler::OnAdvice() { eventfd_write(wake_fd_.get(), 1); }
+void FaultHandler::Wake() { eventfd_write(wake_fd_.get(), 1); }
 
 int FaultHandler::PollTimeoutMs() const {
   bool work = pending_count_ > 0 || !process_->arrivals.empty() || prefetcher_.pending() ||
               (draining_.load(std::memory_order_acquire) && !drained());
   if (!work) return -1;
+  if (short_of_room_ns_ != 0) return kRoomLookMs;
   return fruitless_rounds_ < kEagerRounds ? 0 : 1;
 }
 
@@ -188,6 +191,7 @@ void FaultHandler::SettleArrivals() {
 }
 
 void FaultHandler::HandlePending() {
+  if (short_of_room_ns_ != 0 && !HaveRoom()) return;  // what goes for one goes for all
   size_t before = pending_count_;
   size_t kept = 0;
   for (size_t i = 0; i < before; ++i) {
@@ -198,8 +202,19 @@ void FaultHandler::HandlePending() {
 }
 
 bool FaultHandler::HaveRoom() {
-  if (process_->room_pages.load(std::memory_order_relaxed) > Process::kLittleRoomPages ||
-      process_->RefreshRoom() > Process::kLittleRoomPages) {
+  int64_t room = process_->room_pages.load(std::memory_order_relaxed);
+  if (room <= Process::kLittleRoomPages) return AwaitRoom();
+  // Asked for before it is used up.
+  if (room <= Process::kLowRoomPages) observer_.OnRoomWanted();
+  short_of_room_ns_ = 0;
+  return true;
+}
+
+bool FaultHandler::AwaitRoom() {
+  // Whoever makes some after this look sees that it is awaited.
+  process_->room_awaited.store(true);
+  if (process_->RefreshRoom() > Process::kLittleRoomPages) {
+    process_->room_awaited.store(false);
     short_of_room_ns_ = 0;
     return true;
   }
@@ -279,7 +294,7 @@ bool FaultHandler::Answer(const Pending& fault) {
 bool FaultHandler::AnswerFromDisk(Address page) {
   if (disk_.full()) return false;
   uint64_t number = page >> kPageShift;
-  size_t window = Ahead(readahead_, page);
+  size_t window = StoredAhead(page);
   size_t neighbours = window;
   // Each would push another page out again where room is scarce.
   bool plenty = process_->room_pages.load(std::memory_order_relaxed) > kAmpleRoomPages;
@@ -401,8 +416,18 @@ size_t FaultHandler::Ahead(Readahead& streams, Address page) const {
   return 0;
 }
 
+size_t FaultHandler::StoredAhead(Address page) {
+  size_t window = Ahead(readahead_, page);
+  bool is_scarce = process_->room_pages.load(std::memory_order_relaxed) <= kAmpleRoomPages;
+  if (window > 0 && is_scarce) {
+    Readahead::Passed passed = readahead_.passed();
+    process_->passed.Add({passed.first << kPageShift, passed.end << kPageShift}, clock_.now_ns());
+  }
+  return window;
+}
+
 void FaultHandler::ReadAhead(Address page) {
-  size_t window = std::min(Ahead(readahead_, page), kPagesPerChunk - 1 - PageInChunk(page));
+  size_t window = std::min(StoredAhead(page), kPagesPerChunk - 1 - PageInChunk(page));
   if (window == 0 || short_of_room_ns_ != 0) return;
   Address first = page + kPageBytes;
   window = AbsentRun(first, window);

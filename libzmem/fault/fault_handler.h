@@ -63,8 +63,9 @@ class FaultHandler {
   void RequestDrain();
   // Lets pages be taken out again. Thread-safe, but not beside RequestDrain.
   void EndDrain();
-  // The program has given advice (Process::advice). Thread-safe.
-  void OnAdvice();
+  // Has it look whether there is something new to do: the program has given advice
+  // (Process::advice), or room was made (Process::room_awaited). Thread-safe.
+  void Wake();
   // Every page is back. Stays true until EndDrain. Thread-safe.
   bool drained() const { return drained_.load(std::memory_order_acquire); }
 
@@ -105,9 +106,12 @@ class FaultHandler {
   // while room is made, but for so long only: then whoever waits gets the page that an unmanaged
   // program would have had.
   bool HaveRoom();
+  bool AwaitRoom();
   // Whether `entry` is of a huge page that should come back whole, and still may.
   bool AwaitHugePage(PageEntry entry);
   size_t Ahead(Readahead& streams, Address page) const;
+  // The same for stored pages. What a stream has passed is noted.
+  size_t StoredAhead(Address page);
   void ReadAhead(Address page);
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.

@@ -73,13 +73,14 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* res
   size_t filled = 0;
   FillResult result = FillBuffered(first, claimed, &filled);
   size_t start = PageInChunk(first);
+  auto how = claimed > 1 ? CleanPages::Return::kInStream : CleanPages::Return::kAlone;
   for (size_t i = 0; i < claimed; ++i) {
     PageEntry busy = claimed_[i].With(PageEntry::kRestoring);
     bool dropped = i == filled && result == FillResult::kPresent;
     if (i < filled) {
       Set(*chunk, start + i, busy, PageEntry());
       chunk->ages.SetEpoch(start + i, process_.epoch.load(std::memory_order_relaxed));
-      process_.RetireClean(first + i * kPageBytes, claimed_[i], buffer_page(i));
+      process_.RetireClean(first + i * kPageBytes, claimed_[i], buffer_page(i), how);
     } else if (dropped) {
       Set(*chunk, start + i, busy, PageEntry());
       process_.Retire(claimed_[i]);

@@ -43,7 +43,7 @@ class PrefetcherTest : public testing::Test {
   }
   void Want(size_t first, size_t count) {
     ASSERT_EQ(process_->advice.Take(QueryKind::kWillNeed, memory_.pages(first, count)), 0);
-    faults_->handler().OnAdvice();
+    faults_->handler().Wake();
   }
   // Waits until everything that was wanted was looked at, and what was read has come.
   void AwaitQuiet() {
@@ -135,7 +135,7 @@ TEST_F(PrefetcherTest, WhatIsUnmappedIsForgottenAndMovedMemoryStaysKept) {
   StoreAll();
   faults_.emplace(process_, clock_);
   ASSERT_EQ(process_->advice.Take(QueryKind::kKeep, memory_.pages(0, kPagesPerChunk)), 0);
-  faults_->handler().OnAdvice();
+  faults_->handler().Wake();
   AwaitQuiet();
   EXPECT_EQ(Present(0, kPagesPerChunk), kPagesPerChunk);
   memory_.Unmap(0, 64);

@@ -20,6 +20,8 @@ class Readahead {
     for (Stream& stream : streams_) {
       // A fault in the window itself is the stream too: the pages before it were there already.
       if (page < stream.next || page > stream.next + stream.window) continue;
+      passed_ = {stream.first, stream.next};
+      stream.first = page;
       stream.window = std::clamp(stream.window * 2, kFirstPages, kMaxPages);
       stream.next = page + 1 + stream.window;
       stream.last_used = ++uses_;
@@ -27,8 +29,17 @@ class Readahead {
       return stream.window;
     }
     Start(page + 1);
+    newest_->first = page;
     return 0;
   }
+
+  // What the stream of the last fault had brought with the one before it: [first, end), page
+  // numbers. Only if OnFault said that there is a stream.
+  struct Passed {
+    uint64_t first = 0;
+    uint64_t end = 0;
+  };
+  Passed passed() const { return passed_; }
 
   // Corrects what OnFault said last: so many pages come with that fault's, and the stream goes on
   // behind them.
@@ -40,7 +51,7 @@ class Readahead {
     Stream& oldest = *std::min_element(
         streams_.begin(), streams_.end(),
         [](const Stream& a, const Stream& b) { return a.last_used < b.last_used; });
-    oldest = {.next = next, .window = 0, .last_used = ++uses_};
+    oldest = {.first = next, .next = next, .window = 0, .last_used = ++uses_};
     newest_ = &oldest;
   }
 
@@ -48,12 +59,14 @@ class Readahead {
   static constexpr size_t kFirstPages = 4;
 
   struct Stream {
-    uint64_t next = 0;  // the page that continues it
+    uint64_t first = 0;  // its last fault
+    uint64_t next = 0;   // the page that continues it
     size_t window = 0;
     uint64_t last_used = 0;
   };
   std::array<Stream, 4> streams_{};
   Stream* newest_ = streams_.data();
+  Passed passed_;
   uint64_t uses_ = 0;
 };
 

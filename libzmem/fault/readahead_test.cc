@@ -33,6 +33,21 @@ TEST(Readahead, AFaultInsideTheWindowBehindContinuesTheStream) {
   EXPECT_EQ(readahead.OnFault(110), 8u);
 }
 
+TEST(Readahead, TellsWhatAStreamHasPassed) {
+  Readahead readahead;
+  readahead.OnFault(100);
+  readahead.OnFault(101);  // 102..105 come with it
+  EXPECT_EQ(readahead.passed().first, 100u);
+  EXPECT_EQ(readahead.passed().end, 101u);
+  readahead.OnFault(107);  // 106 was there already
+  EXPECT_EQ(readahead.passed().first, 101u);
+  EXPECT_EQ(readahead.passed().end, 106u);
+  readahead.Brought(107, 2);
+  readahead.OnFault(110);
+  EXPECT_EQ(readahead.passed().first, 107u);
+  EXPECT_EQ(readahead.passed().end, 110u);
+}
+
 TEST(Readahead, AStreamGoesOnBehindWhatCame) {
   Readahead readahead;
   EXPECT_EQ(readahead.OnFault(100), 0u);

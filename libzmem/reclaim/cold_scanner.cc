@@ -4,8 +4,8 @@
 
 namespace zmem {
 
-wire::PageSet ColdScanner::Observe(uint64_t chunk_number, const wire::PageSet& present,
-                                   Chunk* chunk, int64_t cold_age_ns, int64_t now_ns) {
+const ColdScanner::Known& ColdScanner::Update(uint64_t chunk_number, const wire::PageSet& present,
+                                              Chunk* chunk, int64_t now_ns) {
   auto [found, is_new] = chunks_.try_emplace(chunk_number);
   Known& known = found->second;
   known.seen = true;
@@ -27,6 +27,12 @@ wire::PageSet ColdScanner::Observe(uint64_t chunk_number, const wire::PageSet& p
       chunk->ages.SetEpoch(page, epochs_.now());
     }
   }
+  return known;
+}
+
+wire::PageSet ColdScanner::Observe(uint64_t chunk_number, const wire::PageSet& present,
+                                   Chunk* chunk, int64_t cold_age_ns, int64_t now_ns) {
+  const Known& known = Update(chunk_number, present, chunk, now_ns);
   if (known.backoff > 1 && now_ns - known.hot_ns < cold_age_ns * int64_t{known.backoff}) return {};
   if (chunk != nullptr) return ColdPages(present, *chunk, cold_age_ns, now_ns);
   return now_ns - known.changed_ns >= cold_age_ns ? present : wire::PageSet{};

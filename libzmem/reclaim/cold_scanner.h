@@ -24,7 +24,10 @@ class ColdScanner {
   explicit ColdScanner(const EpochClock& epochs) : epochs_(epochs) {}
 
   // Notes which pages a look found present. `chunk` is null for one that is not in the table.
-  // Returns those that are cold.
+  void Note(uint64_t chunk_number, const wire::PageSet& present, Chunk* chunk, int64_t now_ns) {
+    Update(chunk_number, present, chunk, now_ns);
+  }
+  // The same. Returns those that are cold.
   wire::PageSet Observe(uint64_t chunk_number, const wire::PageSet& present, Chunk* chunk,
                         int64_t cold_age_ns, int64_t now_ns);
   // Pages that we have taken, or put back: no change of the program's.
@@ -48,6 +51,8 @@ class ColdScanner {
     bool seen = false;
   };
 
+  const Known& Update(uint64_t chunk_number, const wire::PageSet& present, Chunk* chunk,
+                      int64_t now_ns);
   wire::PageSet ColdPages(const wire::PageSet& present, const Chunk& chunk, int64_t cold_age_ns,
                           int64_t now_ns) const;
 

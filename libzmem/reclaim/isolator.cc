@@ -12,10 +12,6 @@
 namespace zmem {
 namespace {
 
-uint32_t SlotOf(size_t slab, size_t page) {
-  return static_cast<uint32_t>(slab * kPagesPerChunk + page);
-}
-
 template <typename Visit>
 void ForEach(const wire::PageSet& pages, Visit visit) {
   for (size_t page = pages.Next(0, true); page < kPagesPerChunk;
@@ -152,7 +148,8 @@ wire::PageSet Isolator::Claim(Chunk& chunk, Address chunk_start, wire::PageSet p
   ForEach(pages.And(registered).Without(kept), [&](size_t page) {
     PageEntry entry = chunk.Load(page);
     if (entry.state() != PageState::kResident || entry.Has(PageEntry::kQuarantined)) return;
-    if (chunk.Transition(page, entry, PageEntry::Isolating(SlotOf(slab, page)))) claimed.Add(page);
+    if (chunk.Transition(page, entry, PageEntry::Isolating(Process::SlotOf(slab, page))))
+      claimed.Add(page);
   });
   return claimed;
 }
@@ -180,7 +177,8 @@ Isolator::Unneeded Isolator::UnknownSlots(const Order& order) {
   Unneeded unknown{order.slab, {}};
   for (size_t page = 0; page < kPagesPerChunk; ++page) {
     PageEntry entry = chunk == nullptr ? PageEntry() : chunk->Load(page);
-    bool needed = entry.state() == PageState::kStaged && entry.slot() == SlotOf(order.slab, page);
+    bool needed =
+        entry.state() == PageState::kStaged && entry.slot() == Process::SlotOf(order.slab, page);
     if (!needed) unknown.slots.Add(page);
   }
   return unknown;
@@ -225,9 +223,9 @@ absl::Status Isolator::MoveOut(std::span<Order> orders, uint32_t kept_generation
 void Isolator::SettleClaimed(Order& order, const wire::PageSet& claimed) {
   std::shared_ptr<Chunk> chunk = process_.table.Find(order.chunk_number);
   ForEach(claimed, [&](size_t page) {
-    PageEntry isolating = PageEntry::Isolating(SlotOf(order.slab, page));
+    PageEntry isolating = PageEntry::Isolating(Process::SlotOf(order.slab, page));
     PageEntry next =
-        order.moved.Has(page) ? PageEntry::Staged(SlotOf(order.slab, page)) : PageEntry();
+        order.moved.Has(page) ? PageEntry::Staged(Process::SlotOf(order.slab, page)) : PageEntry();
     bool swapped = chunk->Transition(page, isolating, next);
     ZMEM_CHECK(swapped);  // under the gate nobody else changes it
   });
@@ -261,8 +259,8 @@ absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::Page
   wire::PageSet claimed;
   if (chunk != nullptr && !process_.gone.load(std::memory_order_acquire)) {
     ForEach(pages, [&](size_t page) {
-      PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
-      PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
+      PageEntry staged = PageEntry::Staged(Process::SlotOf(slab, page));
+      PageEntry isolating = PageEntry::Isolating(Process::SlotOf(slab, page));
       if (chunk->Transition(page, staged, isolating)) claimed.Add(page);
     });
   }
@@ -275,9 +273,9 @@ absl::StatusOr<wire::PageSet> Isolator::Return(uint64_t chunk_number, wire::Page
   // A silent agent may still bring pages back later. One that is present then wins over its entry.
   wire::PageSet left = report.ok() ? claimed.Without(report->done[0]) : FindMoved(claimed, slab);
   ForEach(claimed, [&](size_t page) {
-    PageEntry isolating = PageEntry::Isolating(SlotOf(slab, page));
+    PageEntry isolating = PageEntry::Isolating(Process::SlotOf(slab, page));
     PageEntry next =
-        left.Has(page) ? PageEntry::Staged(SlotOf(slab, page)) : PageEntry().With(flags);
+        left.Has(page) ? PageEntry::Staged(Process::SlotOf(slab, page)) : PageEntry().With(flags);
     bool swapped = chunk->Transition(page, isolating, next);
     ZMEM_CHECK(swapped);
   });

@@ -12,10 +12,6 @@
 namespace zmem {
 namespace {
 
-uint32_t SlotOf(size_t slab, size_t page) {
-  return static_cast<uint32_t>(slab * kPagesPerChunk + page);
-}
-
 // A chunk is hot if more than this share of the pages taken was wanted back on probation: below it
 // the rest is worth taking.
 constexpr size_t HotPages(size_t taken) {
@@ -57,7 +53,6 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       epochs_(clock.now_ns()),
       scanner_(epochs_),
       budget_(clock.now_ns()),
-      read_buffer_(kReadPages * kPageBytes),
       next_scan_ns_(clock.now_ns() + process.policy().scan_interval_ns) {}
 
 int64_t Reclaimer::next_tick_ns() const {
@@ -252,13 +247,13 @@ void Reclaimer::LookAgain(const Candidate& candidate, int64_t age_ns) {
   chunk->incompressible_ns.store(now_ns, std::memory_order_relaxed);
   wire::PageSet changed;
   Address start = candidate.chunk_number << kChunkShift;
-  std::span<std::byte, kPageBytes> bytes(read_buffer_.data(), kPageBytes);
+  auto bytes = std::span(tools().bytes).first<kPageBytes>();
   for (size_t page = candidate.pages.Next(0, true); page < kPagesPerChunk;
        page = candidate.pages.Next(page + 1, true)) {
     // As it is in the program, without taking it.
     if (chunk->Load(page).Has(PageEntry::kIncompressible) &&
         process_.memory.Read(start + page * kPageBytes, bytes.data(), kPageBytes) &&
-        process_.store.IsCompressible(bytes, workspace_, process_.policy().compressor)) {
+        process_.store.IsCompressible(bytes, tools().workspace, process_.policy().compressor)) {
       changed.Add(page);
     }
   }
@@ -327,19 +322,6 @@ size_t Reclaimer::TakeSlab() {
     if (!slabs_[slab].used) return slab;
   }
   return kNoSlab;
-}
-
-wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
-  wire::PageSet staged;
-  for (size_t page = 0; page < kPagesPerChunk; ++page) {
-    // Also while the fault thread has claimed it: its slot is needed until it is done.
-    PageEntry entry = chunk.Load(page);
-    if (slabs_[slab].pages.Has(page) && entry.state() == PageState::kStaged &&
-        entry.slot() == SlotOf(slab, page)) {
-      staged.Add(page);
-    }
-  }
-  return staged;
 }
 
 absl::Status Reclaimer::ReturnStaged() {
@@ -426,136 +408,8 @@ absl::Status Reclaimer::ReturnSlab(size_t slab) {
   if (!returned.ok()) return returned.status();
   record.pages = record.pages.Without(*returned);
   record.rest = {};
-  record.returned_pages += returned->count();
   scanner_.OnReturned(record.chunk_number, *returned);
   return FreeSlabs(std::span(&slab, 1));
-}
-
-void Reclaimer::StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end,
-                         wire::PageSet* incompressible, wire::PageSet* no_room) {
-  Address source = process_.slot_address(SlotOf(slab, first));
-  if (!process_.memory.Read(source, read_buffer_.data(), (end - first) * kPageBytes)) {
-    if (end - first == 1) return SettleEmptySlot(chunk, slabs_[slab].chunk_number, slab, first);
-    for (size_t page = first; page < end; ++page) {
-      StoreRun(chunk, slab, page, page + 1, incompressible, no_room);
-    }
-    return;
-  }
-  for (size_t page = first; page < end; ++page) {
-    PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
-    if (chunk.Load(page) != staged) continue;  // wanted back meanwhile
-    std::span<const std::byte, kPageBytes> bytes(read_buffer_.data() + (page - first) * kPageBytes,
-                                                 kPageBytes);
-    PageEntry stored;
-    Address address = (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
-    switch (Store(address, bytes, &stored)) {
-      case StoreResult::kStored:
-        // Counted first, so that the fault thread never takes off what was not put on.
-        process_.counters.AddStored(stored);
-        if (chunk.Transition(page, staged, stored)) {
-          process_.counters.staged_pages.fetch_sub(1, std::memory_order_relaxed);
-        } else {
-          process_.Retire(stored);
-        }
-        break;
-      case StoreResult::kIncompressible:
-        incompressible->Add(page);
-        break;
-      case StoreResult::kPoolFull:
-      case StoreResult::kBusy:
-        no_room->Add(page);
-        break;
-    }
-  }
-}
-
-StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBytes> page,
-                             PageEntry* stored) {
-  if (std::optional<PageEntry> unchanged = process_.clean_pages.Reuse(address, page, workspace_)) {
-    *stored = *unchanged;
-    return StoreResult::kStored;
-  }
-  constexpr auto kPause = std::chrono::milliseconds(1);
-  StoreResult result = process_.store.Put(page, workspace_, stored, process_.policy().compressor);
-  while (result == StoreResult::kBusy && --file_patience_ > 0 &&
-         !agent_.Asked(wire::Wish::kSettle)) {
-    std::this_thread::sleep_for(kPause);
-    result = process_.store.Put(page, workspace_, stored, process_.policy().compressor);
-  }
-  return result;
-}
-
-void Reclaimer::SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page) {
-  bool absent = true;
-  Address address = (chunk_number << kChunkShift) + page * kPageBytes;
-  if (process_.pagemap.FindAbsent(address, std::span(&absent, 1)) != 0 || absent) return;
-  PageEntry staged = PageEntry::Staged(SlotOf(slab, page));
-  if (chunk.Transition(page, staged, PageEntry())) process_.Retire(staged);
-}
-
-absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
-  if (absl::Status status = StorePages(slab, pool_full); !status.ok()) return status;
-  return FreeSlabs(std::span(&slab, 1));
-}
-
-absl::Status Reclaimer::StorePages(size_t slab, bool* pool_full) {
-  Slab& record = slabs_[slab];
-  wire::PageSet incompressible;
-  wire::PageSet no_room;
-  file_patience_ = kFilePatience;
-  std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
-  if (chunk != nullptr) {
-    wire::PageSet staged = StillStaged(*chunk, slab);
-    for (size_t page = staged.Next(0, true); page < kPagesPerChunk;) {
-      size_t end = std::min(staged.Next(page, false), page + kReadPages);
-      // Afresh for each run: a fork may have left the old one to a relative.
-      chunk = process_.table.Find(record.chunk_number);
-      if (chunk == nullptr) break;
-      StoreRun(*chunk, slab, page, end, &incompressible, &no_room);
-      page = staged.Next(end, true);
-    }
-  }
-  if (!no_room.empty()) *pool_full = true;
-  for (auto [refused, flags] :
-       {std::pair{&incompressible, PageEntry::kIncompressible}, std::pair{&no_room, uint64_t{0}}}) {
-    if (refused->empty()) continue;
-    absl::StatusOr<wire::PageSet> returned =
-        isolator_.Return(record.chunk_number, *refused, slab, flags);
-    if (!returned.ok()) return returned.status();
-    record.pages = record.pages.Without(*returned);
-    record.returned_pages += returned->count();
-    scanner_.OnReturned(record.chunk_number, *returned);
-  }
-  if (chunk != nullptr) chunk->stored_ns.store(clock_.now_ns(), std::memory_order_relaxed);
-  if (chunk != nullptr && !incompressible.empty()) {
-    chunk->incompressible_ns.store(clock_.now_ns(), std::memory_order_relaxed);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Reclaimer::FreeSlabs(std::span<const size_t> slabs) {
-  std::vector<Isolator::Unneeded> unneeded;
-  for (size_t slab : slabs) {
-    Slab& record = slabs_[slab];
-    std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
-    wire::PageSet staged = chunk == nullptr ? wire::PageSet{} : StillStaged(*chunk, slab);
-    process_.huge_slabs[slab].whole.store(false, std::memory_order_release);
-    // The slab as a whole, if it may go: the price is that of an event for each run of slots.
-    wire::PageSet slots;
-    slots.AddRange(0, kPagesPerChunk);
-    unneeded.push_back({slab, staged.empty() ? slots : record.pages.Without(staged)});
-    // Neither stored nor taken back (the program was changing its layout): another probation.
-    record.pages = staged;
-    record.rest = {};
-    record.staged_ns = clock_.now_ns();
-  }
-  if (absl::Status status = isolator_.Discard(unneeded); !status.ok()) return status;
-  for (size_t slab : slabs) {
-    if (!slabs_[slab].pages.empty()) continue;
-    process_.slab_chunk[slab].store(0, std::memory_order_release);
-    slabs_[slab].used = false;
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Reclaimer::StoreStaged(bool* pool_full) {
@@ -594,13 +448,11 @@ absl::StatusOr<size_t> Reclaimer::EvictBatch(std::span<const Candidate> batch, b
     if (!order.moved.empty()) slabs.push_back(order.slab);
   }
   if (!status.ok()) return status;
+  if (status = StorePages(slabs, pool_full); !status.ok()) return status;
   size_t evicted = 0;
-  for (size_t slab : slabs) {
-    size_t taken = slabs_[slab].pages.count();
-    if (status = StorePages(slab, pool_full); !status.ok()) return status;
-    evicted += taken - std::min(taken, slabs_[slab].returned_pages);
-  }
+  for (size_t slab : slabs) evicted += slabs_[slab].pages.count();
   if (status = FreeSlabs(slabs); !status.ok()) return status;
+  if (process_.room_awaited.exchange(false) && options_.on_room != nullptr) options_.on_room();
   return evicted;
 }
 
@@ -628,114 +480,6 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   }
   result.skipped_pages = total - std::min(total, result.evicted_pages);
   return result;
-}
-
-absl::Status Reclaimer::MakeRoom() {
-  int64_t now_ns = clock_.now_ns();
-  if (now_ns < next_room_ns_) return absl::OkStatus();
-  int64_t before = process_.counters.taken_pages();
-  absl::Status status = TakeUntilThereIsRoom();
-  // Nothing goes out although it should: trying again and again would only take CPU time from the
-  // program.
-  bool is_short = process_.RefreshRoom() <= Process::kLittleRoomPages;
-  bool is_fruitless = is_short && process_.counters.taken_pages() <= before;
-  if (is_fruitless) next_room_ns_ = now_ns + kRoomPauseNs;
-  process_.nothing_to_take.store(is_fruitless, std::memory_order_relaxed);
-  return status;
-}
-
-int64_t Reclaimer::EnoughRoom() const {
-  // More is made at once where it costs a smaller share of what the program has.
-  constexpr int64_t kLeast = 1024;
-  constexpr int64_t kMost = 4096;
-  constexpr int64_t kShare = 64;
-  auto pages = static_cast<int64_t>(process_.stat.resident_bytes().value_or(0) / kPageBytes);
-  return std::clamp(pages / kShare, kLeast, kMost);
-}
-
-absl::Status Reclaimer::TakeUntilThereIsRoom() {
-  bool pool_full = false;
-  // Slots that were left behind are charged to the program too.
-  if (absl::Status status = StoreStaged(&pool_full); !status.ok()) return status;
-  if (pool_full) return absl::OkStatus();
-  int64_t enough = EnoughRoom();
-  return TakeOldest([this, enough] { return process_.RefreshRoom() >= enough; });
-}
-
-absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
-  bool pool_full = false;
-  bool has_picked = false;
-  int64_t taken_at_pick = 0;
-  while (!is_enough() && !pool_full && !Interrupted()) {
-    int64_t now_ns = clock_.now_ns();
-    if (victims_.chunks.empty() || now_ns - victims_ns_ > kVictimsAgeNs) {
-      // What was picked last is not to be had, and would be picked again.
-      int64_t taken = process_.counters.taken_pages();
-      if (has_picked && taken <= taken_at_pick) return absl::OkStatus();
-      if (absl::Status status = PickVictims(now_ns); !status.ok()) return status;
-      has_picked = true;
-      taken_at_pick = taken;
-      if (victims_.chunks.empty()) return absl::OkStatus();
-    }
-    if (absl::Status status = SettleForFork(); !status.ok()) return status;
-    std::span<const Candidate> batch = NextBatch(victims_.chunks);
-    if (batch.empty()) return absl::OkStatus();  // no slab is free
-    absl::StatusOr<size_t> evicted = EvictBatch(batch, &pool_full);
-    if (!evicted.ok()) return evicted.status();
-    victims_.chunks.resize(victims_.chunks.size() - batch.size());
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Reclaimer::PickVictims(int64_t now_ns) {
-  absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
-  if (!survey.ok()) return survey.status();
-  // An epoch is as long as it takes to choose again, so that those that come back meanwhile are
-  // told from those that stayed.
-  if (now_ns - epochs_.start_ns() >= kShortestEpochNs) BeginEpoch(now_ns);
-  size_t present = 0;
-  for (const Candidate& candidate : survey->chunks) {
-    present += candidate.pages.count();
-    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-    scanner_.Observe(candidate.chunk_number, candidate.pages, chunk.get(), 0, now_ns);
-    LookAgain(candidate, kRoomPatienceNs);
-  }
-  constexpr size_t kLeast = 2048;
-  constexpr size_t kShare = 16;
-  size_t most = std::max(present / kShare, kLeast);
-  victims_ = PickOldest(survey->chunks, process_.table, epochs_.now(), most);
-  victims_ns_ = now_ns;
-  process_.residence_epochs.store(victims_.residence_epochs, std::memory_order_relaxed);
-  return absl::OkStatus();
-}
-
-absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
-  uint64_t limit = process_.limit_bytes.load(std::memory_order_relaxed);
-  if (limit == 0 || now_ns < next_limit_ns_) return absl::OkStatus();
-  int64_t room = process_.RefreshRoom();
-  bool is_quiet = room == last_room_pages_;
-  last_room_pages_ = room;
-  int64_t reach_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
-  int64_t tick_ns = std::clamp(reach_ns, kShortLimitTickNs, kLongLimitTickNs);
-  if (is_quiet) tick_ns = std::max(tick_ns, std::min(2 * limit_tick_ns_, kQuietLimitTickNs));
-  limit_tick_ns_ = tick_ns;
-  next_limit_ns_ = now_ns + tick_ns;
-  // Room is made while some is left, so that nobody has to wait for it.
-  return room < EnoughRoom() / 2 + Process::kLittleRoomPages ? MakeRoom() : absl::OkStatus();
-}
-
-absl::Status Reclaimer::TakeWanted() {
-  std::atomic<int64_t>& wanted = process_.wanted_pages;
-  int64_t demand = wanted.load(std::memory_order_relaxed);
-  if (demand <= 0) return absl::OkStatus();
-  int64_t before = process_.counters.taken_pages();
-  // Looked at again and again: it may be taken back.
-  absl::Status status = TakeOldest([this, before, &wanted] {
-    return process_.counters.taken_pages() - before >= wanted.load(std::memory_order_relaxed);
-  });
-  // What could not be had is not asked for again; a newer demand stays.
-  if (status.ok()) wanted.compare_exchange_strong(demand, 0, std::memory_order_relaxed);
-  return status;
 }
 
 void Reclaimer::UpdateStallBudget(int64_t now_ns) {

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "libzmem/base/clock.h"
 #include "libzmem/reclaim/cold_scanner.h"
+#include "libzmem/reclaim/crew.h"
 #include "libzmem/reclaim/epoch_clock.h"
 #include "libzmem/reclaim/isolator.h"
 #include "libzmem/reclaim/oldest_pages.h"
@@ -31,6 +32,10 @@ class Reclaimer {
   struct Options {
     // How long pages wait in staging for somebody to want them back before they are compressed.
     int64_t probation_ns = 1'000'000'000;
+    // Tells the fault thread, which waits for it, that there is room again. May be empty.
+    std::function<void()> on_room;
+    // Helps to store pages where somebody waits for room; null: nobody does.
+    Crew* crew = nullptr;
   };
   struct EvictResult {
     uint64_t evicted_pages = 0;  // out when it was done, by this call
@@ -69,7 +74,10 @@ class Reclaimer {
     wire::PageSet pages;  // whose slots hold a page, wanted or not
     wire::PageSet rest;   // if these are a sample: the pages they stand for
     int64_t staged_ns = 0;
-    size_t returned_pages = 0;  // of those that were taken, by us
+    // Of `pages`: those that the store would not take, when they were last to be stored.
+    wire::PageSet incompressible;
+    wire::PageSet no_room;
+    wire::PageSet refused() const { return incompressible.Or(no_room); }
   };
 
   // Compresses and publishes what is on probation, or waits for it.
@@ -105,13 +113,19 @@ class Reclaimer {
   // program asks for something.
   absl::Status TakeOldest(const std::function<bool()>& is_enough);
   absl::Status PickVictims(int64_t now_ns);
+  // What streams have passed, if there is any, but every so often nothing: what nobody wants goes
+  // too, by and by.
+  std::vector<Candidate> TakePassed(int64_t now_ns);
+  static constexpr unsigned kTurns = 8;
   // Does what the program has advised since the last call (reclaimer_advice.cc).
   absl::Status FollowAdvice();
   absl::Status TakeOutCold(const std::vector<AddressRange>& cold);
   absl::Status SettleProbations(int64_t now_ns);
-  // Compresses and publishes what of the slab is still staged, and gives back what the store
+  // Compresses and publishes what of the slabs is still staged, and gives back what the store
   // refuses. `pool_full` becomes true if the pool refused a page.
-  absl::Status StorePages(size_t slab, bool* pool_full);
+  absl::Status StorePages(std::span<const size_t> slabs, bool* pool_full);
+  absl::Status GiveBackRefused(size_t slab);
+  bool IsHelpWanted() const;
   // The same, and frees the slab.
   absl::Status StoreSlab(size_t slab, bool* pool_full);
   absl::Status ReturnSlab(size_t slab);
@@ -130,15 +144,34 @@ class Reclaimer {
     uint32_t kept_generation = 0;
   };
   absl::StatusOr<NeededMemory> FindNeeded() const;
-  // Stores the page at `address` of the program; waits for the backing file if that is busy, while
-  // `file_patience_` lasts.
-  StoreResult Store(Address address, std::span<const std::byte, kPageBytes> page,
-                    PageEntry* stored);
+  // Pages read from staging in one system call.
+  static constexpr size_t kReadPages = 64;
+  // Slots [first, end) of a slab, kReadPages at most.
+  struct StagedRun {
+    size_t slab;
+    size_t first;
+    size_t end;
+  };
+  // Those whose pages are staged and were not refused.
+  std::vector<StagedRun> StagedRuns(std::span<const size_t> slabs) const;
+  // Whether to wait for the backing file if that is busy, while `file_patience_` lasts: for the
+  // reclaimer's own thread alone. The page stays staged if not.
+  enum class Patience { kNone, kSome };
+  // These and SettleEmptySlot may run in several threads, for different runs.
+  void StoreRun(const StagedRun& run, Patience patience);
+  void StorePage(Chunk& chunk, size_t slab, size_t page,
+                 std::span<const std::byte, kPageBytes> bytes, Patience patience);
+  // Stores the page at `address` of the program.
+  StoreResult Store(Address address, std::span<const std::byte, kPageBytes> page, PageEntry* stored,
+                    Patience patience);
   // A slot that cannot be read is empty: its page is back in the program.
-  void SettleEmptySlot(Chunk& chunk, uint64_t chunk_number, size_t slab, size_t page);
-  // Stores the staged pages of [first, end) of the slab; adds refused ones to the sets.
-  void StoreRun(Chunk& chunk, size_t slab, size_t first, size_t end, wire::PageSet* incompressible,
-                wire::PageSet* no_room);
+  void SettleEmptySlot(Chunk& chunk, size_t slab, size_t page);
+  // Of each thread that stores pages.
+  struct Tools {
+    PageStore::Workspace workspace;
+    std::array<std::byte, kReadPages * kPageBytes> bytes;
+  };
+  static Tools& tools();
   // Drops what the slabs' slots hold, and makes them free unless pages are still staged in them.
   // At most wire::kMaxParts.
   absl::Status FreeSlabs(std::span<const size_t> slabs);
@@ -157,12 +190,10 @@ class Reclaimer {
   // Pages after which no more chunks are added to a batch: whoever faults while they are moved
   // waits.
   static constexpr size_t kBatchPages = kPagesPerChunk;
-  // Pages read from staging in one system call.
-  static constexpr size_t kReadPages = 64;
   // For how long after a fork pages are stored without probation: a program that forks again and
   // again would have them back in memory each time.
   static constexpr int64_t kForkingNs = 10'000'000'000;
-  // Milliseconds that storing a slab waits for the backing file, unless a fork waits for us: a
+  // Milliseconds that storing a batch waits for the backing file, unless a fork waits for us: a
   // segment is written in a few, so a disk that takes longer is too slow to evict to.
   static constexpr int kFilePatience = 1000;
   // After room could not be made, how long until it is tried again; and how long until pages that
@@ -199,12 +230,12 @@ class Reclaimer {
   EpochClock epochs_;
   ColdScanner scanner_;
   StallBudget budget_;
-  PageStore::Workspace workspace_;
-  std::vector<std::byte> read_buffer_;
+  Mutex refused_mutex_;  // of what the store refuses, while several threads store
   std::array<Slab, Process::kMaxSlabs> slabs_;
   std::vector<Candidate> cold_chunks_;  // found by the last scan, the last of them to go first
   OldestPages victims_;                 // to go where room is wanted
   int64_t victims_ns_ = 0;              // when they were picked
+  unsigned turn_ = 0;                   // of TakePassed
   int64_t next_scan_ns_;
   int64_t next_limit_ns_ = 0;
   int64_t limit_tick_ns_ = kLongLimitTickNs;

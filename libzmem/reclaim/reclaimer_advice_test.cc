@@ -12,7 +12,7 @@ class ReclaimerAdviceTest : public ReclaimerTest {
  protected:
   void Advise(QueryKind kind, size_t first, size_t count) {
     ASSERT_EQ(process_->advice.Take(kind, memory_->pages(first, count)), 0);
-    faults_->handler().OnAdvice();
+    faults_->handler().Wake();
     Tick();
   }
   size_t Stored(size_t first, size_t count) {
@@ -48,7 +48,7 @@ TEST_F(ReclaimerAdviceTest, WhatIsKeptWhileMemoryIsTakenComesBackAndTheRestStays
   WriteVaried(0, 2 * kPagesPerChunk);
   agent_.before_move = [this] {
     EXPECT_EQ(process_->advice.Take(QueryKind::kKeep, memory_->pages(0, 2 * kPagesPerChunk)), 0);
-    faults_->handler().OnAdvice();
+    faults_->handler().Wake();
   };
   EvictAll();
   agent_.before_move = nullptr;

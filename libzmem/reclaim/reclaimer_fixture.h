@@ -19,11 +19,11 @@ namespace zmem {
 
 inline constexpr int64_t kSecond = 1'000'000'000;
 inline constexpr Policy kPolicy{.cold_age_ns = 30 * kSecond, .scan_interval_ns = 10 * kSecond};
-inline constexpr Reclaimer::Options kOptions{.probation_ns = kSecond};
+inline const Reclaimer::Options kOptions{.probation_ns = kSecond};
 
 class ReclaimerTest : public testing::Test {
  protected:
-  static constexpr size_t kChunks = 4;
+  static constexpr size_t kChunks = 6;
   static constexpr size_t kSlabs = 2;
 
   ReclaimerTest() : ReclaimerTest(TestStore::Options()) {}

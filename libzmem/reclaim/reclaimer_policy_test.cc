@@ -93,6 +93,24 @@ TEST_F(Policies, PagesThatStayedInGoOutBeforeThoseThatCameBack) {
   ExpectAllHeld();
 }
 
+TEST_F(Policies, WhatAStreamHasPassedGoesBeforeWhatIsOld) {
+  constexpr size_t kPassed = 128;
+  WriteVaried(0, 2 * kPagesPerChunk);
+  EvictAll();
+  ExpectAllHeld();
+  Pass(3 * kPolicy.scan_interval_ns);
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
+  size_t first = kPagesPerChunk - kPassed / 2;  // in two chunks
+  process_->passed.Add(memory_->pages(first, kPassed), clock_.now_ns());
+  process_->wanted_pages = kPassed;
+  Tick();
+  EXPECT_EQ(process_->counters.stored_pages, kPassed);
+  for (size_t page = first; page < first + kPassed; ++page) {
+    ASSERT_TRUE(entry(page).stored()) << page;
+  }
+  ExpectAllHeld();
+}
+
 TEST_F(Policies, UnderPressureNothingGoesOutUnlessItIsWanted) {
   Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
   WriteVaried(0, memory_->page_count());

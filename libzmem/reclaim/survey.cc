@@ -72,19 +72,21 @@ absl::StatusOr<Survey> Surveyor::Look() {
 absl::StatusOr<Survey> Surveyor::LookRegistered() {
   absl::StatusOr<Survey> survey = Look();
   if (!survey.ok()) return survey;
-  bool is_complete = true;
-  for (const Candidate& candidate : survey->chunks) {
-    if (IsRegistered(candidate)) continue;
-    is_complete = false;
-    Register(candidate.chunk_number, survey->map);
-  }
-  return is_complete ? survey : Look();
+  std::vector<uint64_t> unregistered = Unregistered(survey->chunks);
+  for (uint64_t chunk_number : unregistered) Register(chunk_number, survey->map);
+  return unregistered.empty() ? survey : Look();
 }
 
-bool Surveyor::IsRegistered(const Candidate& candidate) {
+std::vector<uint64_t> Surveyor::Unregistered(std::span<const Candidate> candidates) {
+  std::vector<uint64_t> unregistered;
   GateLock lock(process_.gate);
-  wire::PageSet registered = process_.table.Registered(candidate.chunk_number);
-  return candidate.pages.Without(registered).empty();
+  for (const Candidate& candidate : candidates) {
+    wire::PageSet registered = process_.table.Registered(candidate.chunk_number);
+    if (!candidate.pages.Without(registered).empty()) {
+      unregistered.push_back(candidate.chunk_number);
+    }
+  }
+  return unregistered;
 }
 
 void Surveyor::Register(uint64_t chunk_number, const AddressMap& map) {

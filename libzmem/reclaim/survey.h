@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -36,7 +37,9 @@ class Surveyor {
   // what was registered before a map was read is known to be the mapping that was judged.
   absl::StatusOr<Survey> LookRegistered();
 
-  bool IsRegistered(const Candidate& candidate);
+  bool IsRegistered(const Candidate& candidate) {
+    return Unregistered(std::span(&candidate, 1)).empty();
+  }
   // Lets the faults of the chunk's eligible parts come to us.
   void Register(uint64_t chunk_number, const AddressMap& map);
   // The same for the mappings of ranges that the program keeps, so that their end is told. What
@@ -50,6 +53,8 @@ class Surveyor {
   // neighbours, and vm.max_map_count is 65,530 as a rule.
   static constexpr size_t kMaxRegisteredMappings = 16'384;
 
+  // The chunks of those that are not registered with all their pages.
+  std::vector<uint64_t> Unregistered(std::span<const Candidate> candidates);
   // What we have put into the program.
   std::vector<AddressRange> OwnRanges() const;
 

@@ -54,12 +54,58 @@ void CleanPages::Learn(bool reused) {
   promise_.store(promise, std::memory_order_relaxed);
 }
 
-bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes) {
+CleanPages::Forms::iterator CleanPages::OldestLocked() {
+  // All may have to be put to the end once.
+  for (size_t tries = 0; !queue_.empty() && tries <= forms_.size(); ++tries) {
+    auto found = forms_.find(queue_.front().chunk_number);
+    if (found->second->kept == queue_.front().kept) return found;
+    queue_.push_back({found->first, found->second->kept});
+    queue_.pop_front();
+  }
+  return forms_.end();
+}
+
+bool CleanPages::GiveUpOldest() {
+  // A few, so that the fault thread is not held up; more than a stream brings in their place.
+  constexpr size_t kForms = 4;
+  std::vector<PageEntry> dropped;
+  std::unique_ptr<ChunkForms> emptied;
+  {
+    MutexLock lock(mutex_);
+    auto oldest = OldestLocked();
+    if (oldest == forms_.end()) return false;
+    for (PageEntry& entry : oldest->second->entries) {
+      if (entry == PageEntry()) continue;
+      dropped.push_back(std::exchange(entry, PageEntry()));
+      if (dropped.size() == kForms) break;
+    }
+    if (dropped.size() < kForms) {
+      emptied = std::move(oldest->second);
+      forms_.erase(oldest);
+      queue_.pop_front();
+      chunks_.store(forms_.size(), std::memory_order_relaxed);
+    }
+  }
+  for (PageEntry entry : dropped) Release(entry);
+  if (emptied != nullptr) ReleaseAll(*emptied);
+  return true;
+}
+
+bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes,
+                      Return how) {
   bool in_full_pool = entry.state() == PageState::kInPool && store_.pool_full();
   if (!WorthKeeping(entry) || in_full_pool || !enabled_.load(std::memory_order_acquire) ||
-      !Promising() || !store_.HasCleanRoom(BytesOf(entry))) {
+      !Promising()) {
     return false;
   }
+  bool has_room = store_.HasCleanRoom(BytesOf(entry));
+  // More than once where the books of another chunk took room too.
+  constexpr int kTries = 4;
+  for (int tries = 0; !has_room && how == Return::kInStream && tries < kTries; ++tries) {
+    if (!GiveUpOldest()) break;
+    has_room = store_.HasCleanRoom(BytesOf(entry));
+  }
+  if (!has_room) return false;
   bool on_disk = entry.state() == PageState::kOnDisk;
   uint64_t hash = on_disk ? HashOf(bytes) : 0;
   // Counted first, so that nobody takes off what was not put on.
@@ -71,6 +117,7 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
     std::unique_ptr<ChunkForms>& forms = forms_[ChunkNumber(page)];
     if (forms == nullptr) {
       forms = std::make_unique<ChunkForms>();
+      queue_.push_back({ChunkNumber(page), keeps_ + 1});
       store_.clean.metadata_bytes.fetch_add(sizeof(ChunkForms), std::memory_order_relaxed);
       chunks_.store(forms_.size(), std::memory_order_relaxed);
     }
@@ -79,6 +126,7 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
       store_.clean.metadata_bytes.fetch_add(sizeof(Hashes), std::memory_order_relaxed);
     }
     forms->period = period_;
+    forms->kept = ++keeps_;
     replaced = std::exchange(forms->entries[PageInChunk(page)], entry);
     if (on_disk) (*forms->hashes)[PageInChunk(page)] = hash;
   }
@@ -145,6 +193,11 @@ void CleanPages::DropForms(Unwanted unwanted) {
       forms_.erase(here);
     }
     chunks_.store(forms_.size(), std::memory_order_relaxed);
+    if (!dropped.empty()) {
+      std::erase_if(queue_, [this](const Queued& queued) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        return !forms_.contains(queued.chunk_number);
+      });
+    }
   }
   for (const std::unique_ptr<ChunkForms>& forms : dropped) ReleaseAll(*forms);
 }

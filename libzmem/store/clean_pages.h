@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,10 +31,14 @@ class CleanPages final : public SpareObjects {
   CleanPages(const CleanPages&) = delete;
   CleanPages& operator=(const CleanPages&) = delete;
 
+  // How a page came back. One of a stream that passes goes out again soon if room is scarce
+  // (store/passed_pages.h); for its form the oldest ones are given up.
+  enum class Return { kAlone, kInStream };
   // Takes over `entry`, which is no longer published: what it holds, `bytes`, is back in the
   // program at `page`. False if it is not worth its room, or has no object: it is still the
   // caller's then.
-  bool Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes);
+  bool Keep(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes,
+            Return how = Return::kAlone);
 
   // What was kept for `page`, if it holds `bytes`: to be published again, and the caller's until
   // then. What holds other bytes is given up.
@@ -57,11 +62,16 @@ class CleanPages final : public SpareObjects {
   using Hashes = std::array<uint64_t, kPagesPerChunk>;
   struct ChunkForms {
     uint64_t period = 0;  // of Age, when the last was kept
+    uint64_t kept = 0;    // the number of that Keep
     std::array<PageEntry, kPagesPerChunk> entries{};
     std::unique_ptr<Hashes> hashes;  // if one of the entries is on disk
   };
   using Forms = absl::flat_hash_map<uint64_t, std::unique_ptr<ChunkForms>>;
 
+  // Gives up a few of the forms that were kept longest ago. False if there are none.
+  bool GiveUpOldest();
+  // Those of the chunk in front of queue_; the end if there are none.
+  Forms::iterator OldestLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether forms of this process were of use lately. If not, few are kept, to see.
   bool Promising();
   void Learn(bool reused);
@@ -82,6 +92,14 @@ class CleanPages final : public SpareObjects {
   Mutex mutex_;
   uint64_t period_ ABSL_GUARDED_BY(mutex_) = 0;
   Forms forms_ ABSL_GUARDED_BY(mutex_);
+  uint64_t keeps_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The chunks of forms_, those to be given up first in front; a chunk whose `kept` has changed
+  // since it was put here goes to the end.
+  struct Queued {
+    uint64_t chunk_number;
+    uint64_t kept;
+  };
+  std::deque<Queued> queue_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace zmem

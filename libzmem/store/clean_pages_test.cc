@@ -190,6 +190,33 @@ TEST_F(FullPoolTest, SpareObjectsAreTheFirstToGo) {
   ExpectNothingKept();
 }
 
+TEST_F(CleanPagesTest, WhereThereIsNoRoomAStreamsFormsReplaceTheOldest) {
+  size_t page = 0;
+  while (true) {
+    PageEntry entry = Put(page);
+    if (!Keep(page, entry)) {
+      store_.store.Release(entry);
+      break;
+    }
+    ++page;
+  }
+  ASSERT_GT(page, 2 * kPagesPerChunk);
+  uint64_t full_bytes = store_.store.clean.object_bytes;
+  for (size_t more = 0; more < kPagesPerChunk; ++more, ++page) {
+    ASSERT_TRUE(clean_.Keep(address(page), Put(page), CompressiblePage(page).bytes,
+                            CleanPages::Return::kInStream));
+  }
+  EXPECT_LE(store_.store.clean.object_bytes, full_bytes + kPageBytes);
+  EXPECT_FALSE(Reuse(0));
+  for (size_t last = page - kPagesPerChunk; last < page; ++last) {
+    std::optional<PageEntry> entry = Reuse(last);
+    ASSERT_TRUE(entry) << last;
+    store_.store.Release(*entry);
+  }
+  clean_.set_enabled(false);
+  ExpectNothingKept();
+}
+
 class DiskTest : public CleanPagesTest {
  protected:
   DiskTest()

@@ -206,8 +206,8 @@ void Process::Retire(PageEntry entry) {
 }
 
 void Process::RetireClean(Address page, PageEntry entry,
-                          std::span<const std::byte, kPageBytes> bytes) {
-  if (!clean_pages.Keep(page, entry, bytes)) return Retire(entry);
+                          std::span<const std::byte, kPageBytes> bytes, CleanPages::Return how) {
+  if (!clean_pages.Keep(page, entry, bytes, how)) return Retire(entry);
   counters.RemoveStored(entry);
 }
 

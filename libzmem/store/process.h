@@ -19,6 +19,7 @@
 #include "libzmem/store/clean_pages.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
+#include "libzmem/store/passed_pages.h"
 #include "libzmem/store/policy.h"
 #include "libzmem/store/recent_removals.h"
 #include "libzmem/uffd/memory_cgroup.h"
@@ -167,6 +168,7 @@ class Process {
   std::vector<Arrival> arrivals;
 
   RecentRemovals removals;
+  PassedPages passed;
   CleanPages clean_pages;
   Advice advice;
 
@@ -179,6 +181,10 @@ class Process {
   }
   // With less room than this, whoever wants a page waits until some is made.
   static constexpr int64_t kLittleRoomPages = 512;
+  // With less than this it is time to make some.
+  static constexpr int64_t kLowRoomPages = 1024;
+  // Somebody does wait, and is to be told.
+  std::atomic<bool> room_awaited{false};
   // Asks both. Returns room_pages, which is negative above the limit. Thread-safe.
   int64_t RefreshRoom();
   // The reclaimer's last attempt to make room found nothing that could go out.
@@ -208,6 +214,10 @@ class Process {
   // The address space is gone: nothing is served or taken any more.
   std::atomic<bool> gone{false};
 
+  // The slot for page `page` of its chunk in a slab.
+  static uint32_t SlotOf(size_t slab, size_t page) {
+    return static_cast<uint32_t>(slab * kPagesPerChunk + page);
+  }
   Address slot_address(uint32_t slot) const { return staging.start + uint64_t{slot} * kPageBytes; }
   size_t slabs() const { return staging.bytes() / kChunkBytes; }
 
@@ -230,7 +240,8 @@ class Process {
   void Retire(PageEntry entry);
   // The same of one whose page is back in the program with these bytes: it may go out again as it
   // is.
-  void RetireClean(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes);
+  void RetireClean(Address page, PageEntry entry, std::span<const std::byte, kPageBytes> bytes,
+                   CleanPages::Return how);
   // The bytes of a page that is staged or stored, for the owner of kRestoring. False if they cannot
   // be had: the address space is gone, or the object is damaged.
   bool Decode(PageEntry entry, std::span<std::byte, kPageBytes> page,

@@ -1,0 +1,146 @@
+// How room is made where a resident limit, a memory cgroup or the host wants it: what goes, and
+// when.
+
+#include <algorithm>
+
+#include "libzmem/reclaim/reclaimer.h"
+#include "libzmem/store/chunk_pages.h"
+
+namespace zmem {
+
+absl::Status Reclaimer::MakeRoom() {
+  int64_t now_ns = clock_.now_ns();
+  if (now_ns < next_room_ns_) return absl::OkStatus();
+  int64_t before = process_.counters.taken_pages();
+  absl::Status status = TakeUntilThereIsRoom();
+  // Nothing goes out although it should: trying again and again would only take CPU time from the
+  // program.
+  bool is_short = process_.RefreshRoom() <= Process::kLittleRoomPages;
+  bool is_fruitless = is_short && process_.counters.taken_pages() <= before;
+  if (is_fruitless) next_room_ns_ = now_ns + kRoomPauseNs;
+  process_.nothing_to_take.store(is_fruitless, std::memory_order_relaxed);
+  return status;
+}
+
+int64_t Reclaimer::EnoughRoom() const {
+  // More is made at once where it costs a smaller share of what the program has.
+  constexpr int64_t kLeast = Process::kLowRoomPages + kBatchPages / 2;
+  constexpr int64_t kMost = 4 * Process::kLowRoomPages;
+  constexpr int64_t kShare = 64;
+  auto pages = static_cast<int64_t>(process_.stat.resident_bytes().value_or(0) / kPageBytes);
+  return std::clamp(pages / kShare, kLeast, kMost);
+}
+
+absl::Status Reclaimer::TakeUntilThereIsRoom() {
+  bool pool_full = false;
+  // Slots that were left behind are charged to the program too.
+  if (absl::Status status = StoreStaged(&pool_full); !status.ok()) return status;
+  if (pool_full) return absl::OkStatus();
+  int64_t enough = EnoughRoom();
+  return TakeOldest([this, enough] { return process_.RefreshRoom() >= enough; });
+}
+
+absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
+  bool pool_full = false;
+  bool has_picked = false;
+  int64_t taken_at_pick = 0;
+  while (!is_enough() && !pool_full && !Interrupted()) {
+    int64_t now_ns = clock_.now_ns();
+    if (victims_.chunks.empty() || now_ns - victims_ns_ > kVictimsAgeNs) {
+      // What was picked last is not to be had, and would be picked again.
+      int64_t taken = process_.counters.taken_pages();
+      if (has_picked && taken <= taken_at_pick) return absl::OkStatus();
+      if (absl::Status status = PickVictims(now_ns); !status.ok()) return status;
+      has_picked = true;
+      taken_at_pick = taken;
+      if (victims_.chunks.empty()) return absl::OkStatus();
+    }
+    if (absl::Status status = SettleForFork(); !status.ok()) return status;
+    std::vector<Candidate> passed = TakePassed(now_ns);
+    bool is_passed = !passed.empty();
+    std::span<const Candidate> batch = NextBatch(is_passed ? passed : victims_.chunks);
+    if (batch.empty()) return absl::OkStatus();  // no slab is free
+    absl::StatusOr<size_t> evicted = EvictBatch(batch, &pool_full);
+    if (!evicted.ok()) return evicted.status();
+    if (!is_passed) victims_.chunks.resize(victims_.chunks.size() - batch.size());
+  }
+  return absl::OkStatus();
+}
+
+std::vector<Candidate> Reclaimer::TakePassed(int64_t now_ns) {
+  turn_ = (turn_ + 1) % kTurns;
+  std::vector<Candidate> passed;
+  size_t pages = 0;
+  while (turn_ != 0 && pages < kBatchPages) {
+    std::optional<AddressRange> range = process_.passed.Take(now_ns);
+    if (!range) break;
+    pages += range->pages();
+    for (Address at = range->start; at < range->end; at = ChunkStart(at) + kChunkBytes) {
+      uint64_t number = ChunkNumber(at);
+      Candidate part{number, Compressible({number, PagesIn(number, *range)})};
+      auto same = std::find_if(passed.begin(), passed.end(), [number](const Candidate& other) {
+        return other.chunk_number == number;
+      });
+      if (same != passed.end()) {
+        same->pages = same->pages.Or(part.pages);
+      } else if (!part.pages.empty()) {
+        passed.push_back(part);
+      }
+    }
+  }
+  return passed;
+}
+
+absl::Status Reclaimer::PickVictims(int64_t now_ns) {
+  absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
+  if (!survey.ok()) return survey.status();
+  // An epoch is as long as it takes to choose again, so that those that come back meanwhile are
+  // told from those that stayed.
+  if (now_ns - epochs_.start_ns() >= kShortestEpochNs) BeginEpoch(now_ns);
+  size_t present = 0;
+  for (const Candidate& candidate : survey->chunks) {
+    present += candidate.pages.count();
+    std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
+    scanner_.Note(candidate.chunk_number, candidate.pages, chunk.get(), now_ns);
+    LookAgain(candidate, kRoomPatienceNs);
+  }
+  constexpr size_t kLeast = 2048;
+  constexpr size_t kShare = 8;
+  size_t most = std::max(present / kShare, kLeast);
+  victims_ = PickOldest(survey->chunks, process_.table, epochs_.now(), most);
+  victims_ns_ = now_ns;
+  process_.residence_epochs.store(victims_.residence_epochs, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
+  uint64_t limit = process_.limit_bytes.load(std::memory_order_relaxed);
+  if (limit == 0 || now_ns < next_limit_ns_) return absl::OkStatus();
+  int64_t room = process_.RefreshRoom();
+  bool is_quiet = room == last_room_pages_;
+  last_room_pages_ = room;
+  int64_t reach_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
+  int64_t tick_ns = std::clamp(reach_ns, kShortLimitTickNs, kLongLimitTickNs);
+  if (is_quiet) tick_ns = std::max(tick_ns, std::min(2 * limit_tick_ns_, kQuietLimitTickNs));
+  limit_tick_ns_ = tick_ns;
+  next_limit_ns_ = now_ns + tick_ns;
+  // Room is made while some is left, so that nobody has to wait for it.
+  bool is_low = room < std::max(EnoughRoom() / 2, Process::kLowRoomPages);
+  return is_low ? MakeRoom() : absl::OkStatus();
+}
+
+absl::Status Reclaimer::TakeWanted() {
+  std::atomic<int64_t>& wanted = process_.wanted_pages;
+  int64_t demand = wanted.load(std::memory_order_relaxed);
+  if (demand <= 0) return absl::OkStatus();
+  int64_t before = process_.counters.taken_pages();
+  // Looked at again and again: it may be taken back.
+  absl::Status status = TakeOldest([this, before, &wanted] {
+    return process_.counters.taken_pages() - before >= wanted.load(std::memory_order_relaxed);
+  });
+  // What could not be had is not asked for again; a newer demand stays.
+  if (status.ok()) wanted.compare_exchange_strong(demand, 0, std::memory_order_relaxed);
+  return status;
+}
+
+}  // namespace zmem

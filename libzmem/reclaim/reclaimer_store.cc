@@ -1,0 +1,188 @@
+// What becomes of pages in the staging area: their stored forms are made and published, by several
+// threads where somebody waits for room, and what the store refuses goes back.
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "libzmem/reclaim/reclaimer.h"
+
+namespace zmem {
+
+Reclaimer::Tools& Reclaimer::tools() {
+  static thread_local std::unique_ptr<Tools> tools = std::make_unique<Tools>();
+  return *tools;
+}
+
+wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
+  wire::PageSet staged;
+  for (size_t page = 0; page < kPagesPerChunk; ++page) {
+    // Also while the fault thread has claimed it: its slot is needed until it is done.
+    PageEntry entry = chunk.Load(page);
+    if (slabs_[slab].pages.Has(page) && entry.state() == PageState::kStaged &&
+        entry.slot() == Process::SlotOf(slab, page)) {
+      staged.Add(page);
+    }
+  }
+  return staged;
+}
+
+std::vector<Reclaimer::StagedRun> Reclaimer::StagedRuns(std::span<const size_t> slabs) const {
+  std::vector<StagedRun> runs;
+  for (size_t slab : slabs) {
+    std::shared_ptr<Chunk> chunk = process_.table.Find(slabs_[slab].chunk_number);
+    if (chunk == nullptr) continue;
+    wire::PageSet staged = StillStaged(*chunk, slab).Without(slabs_[slab].refused());
+    for (size_t page = staged.Next(0, true); page < kPagesPerChunk;) {
+      size_t end = std::min(staged.Next(page, false), page + kReadPages);
+      runs.push_back({slab, page, end});
+      page = staged.Next(end, true);
+    }
+  }
+  return runs;
+}
+
+void Reclaimer::StoreRun(const StagedRun& run, Patience patience) {
+  // Afresh for each run: a fork may have left the old one to a relative.
+  std::shared_ptr<Chunk> chunk = process_.table.Find(slabs_[run.slab].chunk_number);
+  if (chunk == nullptr) return;
+  Address source = process_.slot_address(Process::SlotOf(run.slab, run.first));
+  std::byte* bytes = tools().bytes.data();
+  if (!process_.memory.Read(source, bytes, (run.end - run.first) * kPageBytes)) {
+    if (run.end - run.first == 1) return SettleEmptySlot(*chunk, run.slab, run.first);
+    for (size_t page = run.first; page < run.end; ++page) {
+      StoreRun({run.slab, page, page + 1}, patience);
+    }
+    return;
+  }
+  for (size_t page = run.first; page < run.end; ++page, bytes += kPageBytes) {
+    StorePage(*chunk, run.slab, page, std::span<const std::byte, kPageBytes>(bytes, kPageBytes),
+              patience);
+  }
+}
+
+void Reclaimer::StorePage(Chunk& chunk, size_t slab, size_t page,
+                          std::span<const std::byte, kPageBytes> bytes, Patience patience) {
+  PageEntry staged = PageEntry::Staged(Process::SlotOf(slab, page));
+  if (chunk.Load(page) != staged) return;  // wanted back meanwhile
+  PageEntry stored;
+  Address address = (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
+  StoreResult result = Store(address, bytes, &stored, patience);
+  if (result == StoreResult::kStored) {
+    // Counted first, so that the fault thread never takes off what was not put on.
+    process_.counters.AddStored(stored);
+    if (chunk.Transition(page, staged, stored)) {
+      process_.counters.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+    } else {
+      process_.Retire(stored);
+    }
+    return;
+  }
+  if (result == StoreResult::kBusy && patience == Patience::kNone) return;  // another time
+  MutexLock lock(refused_mutex_);
+  Slab& record = slabs_[slab];
+  (result == StoreResult::kIncompressible ? record.incompressible : record.no_room).Add(page);
+}
+
+StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBytes> page,
+                             PageEntry* stored, Patience patience) {
+  PageStore::Workspace& workspace = tools().workspace;
+  if (std::optional<PageEntry> unchanged = process_.clean_pages.Reuse(address, page, workspace)) {
+    *stored = *unchanged;
+    return StoreResult::kStored;
+  }
+  constexpr auto kPause = std::chrono::milliseconds(1);
+  const Compressor* compressor = process_.policy().compressor;
+  StoreResult result = process_.store.Put(page, workspace, stored, compressor);
+  while (result == StoreResult::kBusy && patience == Patience::kSome && --file_patience_ > 0 &&
+         !agent_.Asked(wire::Wish::kSettle)) {
+    std::this_thread::sleep_for(kPause);
+    result = process_.store.Put(page, workspace, stored, compressor);
+  }
+  return result;
+}
+
+void Reclaimer::SettleEmptySlot(Chunk& chunk, size_t slab, size_t page) {
+  bool absent = true;
+  Address address = (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
+  if (process_.pagemap.FindAbsent(address, std::span(&absent, 1)) != 0 || absent) return;
+  PageEntry staged = PageEntry::Staged(Process::SlotOf(slab, page));
+  if (chunk.Transition(page, staged, PageEntry())) process_.Retire(staged);
+}
+
+bool Reclaimer::IsHelpWanted() const {
+  // Else the program has a use for its CPUs.
+  return options_.crew != nullptr &&
+         (process_.room_awaited.load() ||
+          process_.room_pages.load(std::memory_order_relaxed) < Process::kLittleRoomPages);
+}
+
+absl::Status Reclaimer::StorePages(std::span<const size_t> slabs, bool* pool_full) {
+  for (size_t slab : slabs) slabs_[slab].incompressible = slabs_[slab].no_room = {};
+  if (IsHelpWanted()) {
+    std::vector<StagedRun> runs = StagedRuns(slabs);
+    options_.crew->Run(runs.size(), [&](size_t i) { StoreRun(runs[i], Patience::kNone); });
+  }
+  file_patience_ = kFilePatience;
+  for (const StagedRun& run : StagedRuns(slabs)) StoreRun(run, Patience::kSome);
+  for (size_t slab : slabs) {
+    if (!slabs_[slab].no_room.empty()) *pool_full = true;
+    if (absl::Status status = GiveBackRefused(slab); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::GiveBackRefused(size_t slab) {
+  Slab& record = slabs_[slab];
+  for (auto [refused, flags] : {std::pair{&record.incompressible, PageEntry::kIncompressible},
+                                std::pair{&record.no_room, uint64_t{0}}}) {
+    if (refused->empty()) continue;
+    absl::StatusOr<wire::PageSet> returned =
+        isolator_.Return(record.chunk_number, *refused, slab, flags);
+    if (!returned.ok()) return returned.status();
+    record.pages = record.pages.Without(*returned);
+    scanner_.OnReturned(record.chunk_number, *returned);
+  }
+  std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
+  if (chunk == nullptr) return absl::OkStatus();
+  int64_t now_ns = clock_.now_ns();
+  chunk->stored_ns.store(now_ns, std::memory_order_relaxed);
+  if (!record.incompressible.empty()) {
+    chunk->incompressible_ns.store(now_ns, std::memory_order_relaxed);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Reclaimer::StoreSlab(size_t slab, bool* pool_full) {
+  std::span<const size_t> slabs(&slab, 1);
+  if (absl::Status status = StorePages(slabs, pool_full); !status.ok()) return status;
+  return FreeSlabs(slabs);
+}
+
+absl::Status Reclaimer::FreeSlabs(std::span<const size_t> slabs) {
+  std::vector<Isolator::Unneeded> unneeded;
+  for (size_t slab : slabs) {
+    Slab& record = slabs_[slab];
+    std::shared_ptr<Chunk> chunk = process_.table.Find(record.chunk_number);
+    wire::PageSet staged = chunk == nullptr ? wire::PageSet{} : StillStaged(*chunk, slab);
+    process_.huge_slabs[slab].whole.store(false, std::memory_order_release);
+    // The slab as a whole, if it may go: the price is that of an event for each run of slots.
+    wire::PageSet slots;
+    slots.AddRange(0, kPagesPerChunk);
+    unneeded.push_back({slab, staged.empty() ? slots : record.pages.Without(staged)});
+    // Neither stored nor taken back (the program was changing its layout): another probation.
+    record.pages = staged;
+    record.rest = {};
+    record.staged_ns = clock_.now_ns();
+  }
+  if (absl::Status status = isolator_.Discard(unneeded); !status.ok()) return status;
+  for (size_t slab : slabs) {
+    if (!slabs_[slab].pages.empty()) continue;
+    process_.slab_chunk[slab].store(0, std::memory_order_release);
+    slabs_[slab].used = false;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace zmem
