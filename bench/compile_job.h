@@ -14,6 +14,12 @@
 
 namespace zmem {
 
+// The kernel ended a compiler because the cgroup was full.
+class CompilerKilled : public HarnessError {
+ public:
+  using HarnessError::HarnessError;
+};
+
 class CompileJob {
  public:
   enum class Means {
@@ -27,7 +33,6 @@ class CompileJob {
     uint64_t limit_bytes = 0;  // of the whole job; 0: none
     uint64_t swap_bytes = 0;   // room of zram or the file
     std::string directory;     // of the swap file
-    bool brief = false;        // a few files only
   };
   struct Result {
     double elapsed_s = 0;
@@ -43,7 +48,7 @@ class CompileJob {
 
   // Sets up what `options` say. Throws HarnessError.
   explicit CompileJob(const Options& options);
-  // Once. Throws HarnessError if a compiler fails.
+  // Once. Throws CompilerKilled, and HarnessError if a compiler fails.
   Result Run();
 
  private:

@@ -21,7 +21,6 @@ struct VersusOptions {
   double seconds = 1.5;   // how long what goes on and on is measured
   double settle_s = 0.5;  // and goes on before that
   double budget_s = 600;  // in all: where it does not suffice there are fewer repetitions
-  bool brief_compiling = false;
   std::string swap_directory = "/var/tmp";
 
   // For trying: about a minute in all.
@@ -30,7 +29,6 @@ struct VersusOptions {
     repetitions = 2;
     seconds = 0.5;
     settle_s = 0.2;
-    brief_compiling = true;
   }
   uint32_t pages() const { return static_cast<uint32_t>(mib << 20 >> kPageShift); }
 };

@@ -10,6 +10,23 @@ namespace {
 
 using Means = CompileJob::Means;
 
+// Kills of one means after which it cannot be measured.
+constexpr int kMostKills = 3;
+
+const char* Name(Means means) {
+  switch (means) {
+    case Means::kNone:
+      return "no means";
+    case Means::kZmem:
+      return "zmem";
+    case Means::kZram:
+      return "zram";
+    case Means::kSwapFile:
+      return "the swap file";
+  }
+  return "";
+}
+
 class Jobs {
  public:
   explicit Jobs(VersusBench& bench) : bench_(bench) {}
@@ -17,8 +34,8 @@ class Jobs {
   // With all the memory it wants; the first time only fills the page cache.
   void MeasurePlain() {
     bench_.Tell("compiling without a limit");
-    Once({.brief = bench_.options().brief_compiling});
-    plain_ = Once({.brief = bench_.options().brief_compiling});
+    Once({});
+    plain_ = Once({});
   }
 
   void Repeat() {
@@ -49,21 +66,36 @@ class Jobs {
         "%.0f MiB at most and used %.1f s of CPU time, zram held %.0f MiB",
         plain_.elapsed_s, Mib(plain_.peak_bytes), Mib(plain_.peak_bytes / 2), held(Means::kZmem),
         zmemd_cpu_s_, held(Means::kZram)));
+    for (auto [means, count] : kills_) {
+      bench_.results().AddNote(absl::StrFormat(
+          "compile: the kernel killed a compiler of %s %d times for want of room; it was run again",
+          Name(means), count));
+    }
   }
 
  private:
   static double Mib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
   CompileJob::Result Squeezed(Means means) {
-    CompileJob::Result result = Once({.means = means,
-                                      .limit_bytes = plain_.peak_bytes / 2,
-                                      .swap_bytes = plain_.peak_bytes * 3 / 2,
-                                      .directory = bench_.options().swap_directory,
-                                      .brief = bench_.options().brief_compiling});
+    CompileJob::Result result = UntilNotKilled({.means = means,
+                                                .limit_bytes = plain_.peak_bytes / 2,
+                                                .swap_bytes = plain_.peak_bytes * 3 / 2,
+                                                .directory = bench_.options().swap_directory});
     uint64_t& most_bytes = most_held_bytes_[means];
     most_bytes = std::max(most_bytes, result.held_bytes);
     if (means == Means::kZmem) zmemd_cpu_s_ = result.zmemd_cpu_s;
     return result;
+  }
+
+  // A job that was killed is begun again, and only its last run counts; the notes tell of it.
+  CompileJob::Result UntilNotKilled(const CompileJob::Options& options) {
+    while (true) {
+      try {
+        return Once(options);
+      } catch (const CompilerKilled&) {
+        if (++kills_[options.means] > kMostKills) throw;
+      }
+    }
   }
 
   CompileJob::Result Once(const CompileJob::Options& options) {
@@ -77,6 +109,7 @@ class Jobs {
   CompileJob::Result plain_;
   std::string digest_;
   std::map<Means, uint64_t> most_held_bytes_;
+  std::map<Means, int> kills_;
   double zmemd_cpu_s_ = 0;
 };
 

@@ -27,11 +27,11 @@ namespace {
 
 const std::vector<VersusGroup> kGroups = {
     {"refault", {"refault", "threads", "sequential", "eviction", "memory"}, 3, 12, RunRefault},
-    {"crowd", {"crowd"}, 10, 8, RunCrowd},
-    {"squeeze", {"scan", "random"}, 40, 12, RunSqueeze},
+    {"crowd", {"crowd"}, 30, 5, RunCrowd},
+    {"squeeze", {"scan", "random"}, 50, 22, RunSqueeze},
     {"growth", {"growth"}, 1, 8, RunGrowth},
-    {"redis", {"redis"}, 20, 8, RunRedis},
-    {"compile", {"compile"}, 20, 40, RunCompile},
+    {"redis", {"redis"}, 12, 7, RunRedis},
+    {"compile", {"compile"}, 15, 35, RunCompile},
 };
 
 std::string DefaultFolder() {

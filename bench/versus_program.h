@@ -34,7 +34,7 @@ class VersusProgram {
   //   threads     the same in several threads at once
   //   sequential  the same in ascending order
   //   paced       touches pages that are out at random times, `faults_per_s` in all; samples
-  //   scan        reads everything in order again and again; only whole rounds count
+  //   scan        reads everything in order again and again; whole rounds, but for the slowest
   //   random      reads pages in random order and writes to every second
   //   resident    answers with the number of pages that are in memory
   //   verify      checks every word of every page
