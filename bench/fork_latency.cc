@@ -21,22 +21,21 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "bench/machine.h"
 #include "bench/run.h"
 #include "bench/samples.h"
 #include "bench/zram_swap.h"
 #include "libzmem/base/clock.h"
+#include "libzmem/base/kernel_figures.h"
+#include "libzmem/base/sys.h"
 #include "tests/harness.h"
 #include "tests/programs/command_loop.h"
 #include "tests/programs/pattern_region.h"
@@ -225,13 +224,9 @@ void Measure(const std::string& operation, int rounds, std::vector<Program>& pro
 }
 
 int64_t AvailableBytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
-    int64_t kib = 0;
-    if (fields.at(0) == "MemAvailable:" && absl::SimpleAtoi(fields.at(1), &kib)) return kib << 10;
-  }
+  std::string text;
+  sys::ReadFile("/proc/meminfo", text).IgnoreError();  // else nothing is found in it
+  if (auto bytes = BytesFigure(text, "MemAvailable")) return static_cast<int64_t>(*bytes);
   throw HarnessError("/proc/meminfo has no MemAvailable");
 }
 

@@ -7,15 +7,14 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 
 #include "libzmem/base/kernel_abi.h"
-#include "preload/keep.h"
+#include "preload/connection.h"
 #include "preload/line.h"
 #include "preload/lockdown.h"
 #include "preload/raw_syscall.h"
+#include "preload/staging.h"
 
 namespace zmem {
 namespace {
@@ -29,11 +28,6 @@ constexpr int64_t kFirstSleepMs = 250;
 // How often a small program looks at its size at most: a wake-up costs some microseconds.
 constexpr int64_t kLongestSleepMs = 4000;
 constexpr int64_t kLongestReconnectMs = 30'000;
-// Slabs tried for the staging area, most first: it is address space, which RLIMIT_AS may bound.
-constexpr size_t kStagingSlabs[] = {64, 16, 4};
-// How often a move's EAGAIN is tried again. It may be a page's lock, which is soon free; or an
-// event that waits to be read, which zmemd will not do before we have answered.
-constexpr int kMoveRetries = 3;
 
 enum class Outcome {
   kTooSmall,    // come again: later, when larger, or at once with a wiped token
@@ -45,27 +39,9 @@ enum class Outcome {
 
 constexpr uint64_t kBellMask = uint64_t{1} << (kBellSignal - 1);
 
-// Makes a call on the connection. That the kernel is short of memory for it says nothing about
-// zmemd, and is over soon: the call is made again, for a second at most. So it is when zmemd has
-// closed its end with a message of ours unread, which is told once, before what zmemd had sent.
-template <typename Call>
-long Persist(Call call) {
-  constexpr int kTries = 1000;
-  constexpr timespec kPause{0, 1'000'000};
-  long result = call();
-  for (int tries = 1; tries < kTries; ++tries) {
-    bool passing = result == -ENOMEM || result == -ENOBUFS || result == -EAGAIN ||
-                   result == -EINTR || result == -ECONNRESET;
-    if (!passing) break;
-    Syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, AsLong(&kPause), 0);
-    result = call();
-  }
-  return result;
-}
-
 class Agent {
  public:
-  explicit Agent(AgentState* state) : state_(*state) {}
+  explicit Agent(AgentState* state) : state_(*state), staging_(state->bell, state->kept) {}
 
   [[noreturn]] void Run();
 
@@ -92,31 +68,13 @@ class Agent {
   Outcome SayHello();
   Outcome HandOverUserfaultfd();
   Outcome Serve();
-  bool MapStaging();
-  void UnmapStaging();
-  void UnlockStaging();
   void WipeTokenPage();
-  bool RunMove(const wire::Move& move);
-  // Moves what of `part` it can; adds that to `done` and the rest to the report's counts. False if
-  // the layout is changing: what was to come after it waits for another time.
-  bool MoveRuns(const wire::MovePart& part, wire::PageSet* done, wire::Report* report);
-  bool RunDiscard(const wire::Discard& discard);
-  bool RunPopulate(const wire::Populate& populate);
-  // madvise(advice) on each run of `pages`, counted from `start`; adds those that it worked for to
-  // `done`.
-  void Advise(Address start, const wire::PageSet& pages, int advice, wire::PageSet* done,
-              wire::Report* report);
-  // Whether `slab` is one of the staging area's.
-  bool IsSlab(Address slab) const;
-  // Keeps account of the slots that hold a page; tells the bell when all is noted.
-  void NoteSlots(Address slab, const wire::PageSet& pages, bool hold);
-  void TellStaged();
-  // One UFFDIO_MOVE; returns 0 or the error of the first page that did not move, and sets `moved`.
-  int MovePages(Address target, Address source, size_t pages, size_t* moved);
+  // Carries out what is ordered, and reports. False if it is no order, or there is nobody to report
+  // to.
+  bool RunOrder(const wire::Header* order, long message_bytes);
 
-  // Returns the message's size, 0 at the end of the connection, or a negative errno.
+  // As Connection::Receive, of a message that is waited for.
   long Receive(void* buffer, int* descriptor);
-  bool Send(const void* message, size_t message_bytes, int descriptor = -1);
 
   void Explain(const char* what, const char* detail = "");
   void Print(const Line& line);
@@ -125,15 +83,14 @@ class Agent {
 
   AgentState& state_;
   long pid_ = 0;
-  int self_ = -1;    // pidfd of this process
-  int statm_ = -1;   // /proc/self/statm
-  int socket_ = -1;  // to zmemd
+  int self_ = -1;   // pidfd of this process
+  int statm_ = -1;  // /proc/self/statm
+  Connection connection_;
   int uffd_ = -1;
   int bell_ = -1;  // signalfd of kBellSignal
-  AddressRange staging_{};
-  wire::PageSet occupied_[kStagingSlabs[0]] = {};  // slots that hold a page, by slab
-  bool serving_ = false;                           // zmemd may hold pages, and answers
-  uint32_t passed_on_[wire::kWishes] = {};         // askings that zmemd was told of
+  Staging staging_;
+  bool serving_ = false;                    // zmemd may hold pages, and answers
+  uint32_t passed_on_[wire::kWishes] = {};  // askings that zmemd was told of
   bool leaving_ = false;
   uint64_t min_resident_bytes_ = 0;
   bool explained_ = false;
@@ -176,14 +133,14 @@ void Agent::Sleep(int64_t ms) {
 }
 
 bool Agent::Listen(int64_t timeout_ms) {
-  pollfd fds[2] = {{socket_, POLLIN, 0}, {bell_, POLLIN, 0}};
+  pollfd fds[2] = {{connection_.fd(), POLLIN, 0}, {bell_, POLLIN, 0}};
   Syscall(SYS_poll, AsLong(fds), 2, timeout_ms);
   if (fds[1].revents != 0) HearWishes();
   return fds[0].revents != 0;
 }
 
 void Agent::HearQueries() {
-  while (const wire::Query* query = NextQuery(state_.desk)) Send(query, sizeof *query);
+  while (const wire::Query* query = NextQuery(state_.desk)) connection_.Send(query, sizeof *query);
 }
 
 void Agent::HearWishes() {
@@ -198,7 +155,7 @@ void Agent::HearWishes() {
     if (serving_) {
       wire::Request request{};
       request.wish = wish;
-      Send(&request, sizeof request);  // if zmemd is gone, the next receive tells
+      connection_.Send(&request, sizeof request);  // if zmemd is gone, the next receive tells
     } else if (wish == wire::Wish::kLeave) {
       leaving_ = true;
     } else {
@@ -292,77 +249,26 @@ Outcome Agent::AttachAndServe() {
   if (outcome != Outcome::kDaemonDied) {
     if (uffd_ >= 0) Syscall(SYS_close, uffd_);
     uffd_ = -1;
-    UnmapStaging();
+    staging_.Unmap();
     if (outcome == Outcome::kDetached) WipeTokenPage();
     HearWishes();  // what was passed on and not granted is granted now
   }
-  if (socket_ >= 0) Syscall(SYS_close, socket_);
-  socket_ = -1;
+  connection_.Close();
   return outcome;
 }
 
 // kDetached stands for "connected and attached; go on" here and in the steps below.
 Outcome Agent::Connect() {
-  socket_ = static_cast<int>(Syscall(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  for (size_t i = 0; i < sizeof address.sun_path; ++i) {
-    address.sun_path[i] = state_.options.socket_path[i];
-  }
-  long result = Syscall(SYS_connect, socket_, AsLong(&address), sizeof address);
-  if (result < 0) {
-    Explain(result == -EACCES ? "may not connect to zmemd at " : "no zmemd is listening at ",
+  if (long error = connection_.Open(state_.options.socket_path); error < 0) {
+    Explain(error == -EACCES ? "may not connect to zmemd at " : "no zmemd is listening at ",
             state_.options.socket_path);
     return Outcome::kNoDaemon;
   }
-  if (!MapStaging()) {
+  if (!staging_.Map()) {
     Explain("its limits of address space or locked memory leave no room for the staging area");
     return Outcome::kNoDaemon;  // that may change
   }
   return SayHello();
-}
-
-bool Agent::MapStaging() {
-  for (size_t slabs : kStagingSlabs) {
-    uint64_t bytes = slabs * kChunkBytes;
-    // One chunk more, of which the unaligned ends are given back.
-    long mapped = Syscall(SYS_mmap, 0, static_cast<long>(bytes + kChunkBytes), PROT_NONE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped < 0 && mapped > -4096) continue;
-    Address start = static_cast<Address>(mapped);
-    Address aligned = ChunkStart(start + kChunkBytes - 1);
-    Address end = start + bytes + kChunkBytes;
-    if (aligned > start) Syscall(SYS_munmap, mapped, static_cast<long>(aligned - start));
-    if (end > aligned + bytes) {
-      Syscall(SYS_munmap, static_cast<long>(aligned + bytes),
-              static_cast<long>(end - aligned - bytes));
-    }
-    staging_ = {aligned, aligned + bytes};
-    for (wire::PageSet& slab : occupied_) slab = {};
-    // A program that locks all it will ever map (MCL_FUTURE) would have these filled with pages.
-    UnlockStaging();
-    long at = static_cast<long>(aligned);
-    long length = static_cast<long>(bytes);
-    // A child has no use for the copies, and a dump none for the doubles.
-    if (Syscall(SYS_mprotect, at, length, PROT_READ | PROT_WRITE) < 0 ||
-        Syscall(SYS_madvise, at, length, MADV_DONTFORK) < 0) {
-      UnmapStaging();
-      continue;
-    }
-    Syscall(SYS_madvise, at, length, MADV_DONTDUMP);
-    return true;
-  }
-  return false;
-}
-
-void Agent::UnlockStaging() {
-  Syscall(SYS_munlock, static_cast<long>(staging_.start), static_cast<long>(staging_.bytes()));
-}
-
-void Agent::UnmapStaging() {
-  if (staging_.empty()) return;
-  Syscall(SYS_munmap, static_cast<long>(staging_.start), static_cast<long>(staging_.bytes()));
-  staging_ = {};
 }
 
 // Absent again, so that zmemd can fill it, and empty when read.
@@ -376,13 +282,13 @@ Outcome Agent::SayHello() {
   if (hello.token.empty()) WipeTokenPage();
   hello.resident_bytes = ResidentBytes();
   hello.agent = state_.mapping;
-  hello.staging = staging_;
+  hello.staging = staging_.range();
   hello.token_page = reinterpret_cast<Address>(state_.token_page);
   hello.kept = reinterpret_cast<Address>(&state_.kept);
   hello.min_resident_bytes =
       state_.options.min_resident_given ? state_.options.min_resident_bytes : 0;
   hello.limit_bytes = state_.options.limit_bytes;
-  if (!Send(&hello, sizeof hello)) return Outcome::kNoDaemon;
+  if (!connection_.Send(&hello, sizeof hello)) return Outcome::kNoDaemon;
 
   alignas(8) char buffer[wire::kMaxMessageBytes];
   auto* header = reinterpret_cast<wire::Header*>(buffer);
@@ -440,7 +346,7 @@ Outcome Agent::HandOverUserfaultfd() {
     return Outcome::kRefused;
   }
   wire::Userfaultfd message{};
-  if (!Send(&message, sizeof message, uffd_)) return Outcome::kNoDaemon;
+  if (!connection_.Send(&message, sizeof message, uffd_)) return Outcome::kNoDaemon;
   alignas(8) char buffer[wire::kMaxMessageBytes];
   auto* header = reinterpret_cast<wire::Header*>(buffer);
   long got = Receive(buffer, nullptr);
@@ -469,7 +375,6 @@ Outcome Agent::Serve() {
     long got = Receive(buffer, nullptr);
     if (got == -EINTR || got == -EAGAIN) continue;
     if (got < static_cast<long>(sizeof *header)) return Outcome::kDaemonDied;
-    bool answered = false;
     if (header->type == wire::MessageType::kDetach && got == sizeof(wire::Detach)) {
       for_good_ = reinterpret_cast<wire::Detach*>(buffer)->for_good != 0;
       return Outcome::kDetached;
@@ -484,170 +389,24 @@ Outcome Agent::Serve() {
       Deliver(state_.desk, *reinterpret_cast<wire::Answer*>(buffer));
       continue;
     }
-    if (header->type == wire::MessageType::kMove && got == sizeof(wire::Move)) {
-      answered = RunMove(*reinterpret_cast<wire::Move*>(buffer));
-    } else if (header->type == wire::MessageType::kDiscard && got == sizeof(wire::Discard)) {
-      answered = RunDiscard(*reinterpret_cast<wire::Discard*>(buffer));
-    } else if (header->type == wire::MessageType::kPopulate && got == sizeof(wire::Populate)) {
-      answered = RunPopulate(*reinterpret_cast<wire::Populate*>(buffer));
-    }
-    if (!answered) return Outcome::kDaemonDied;
+    if (!RunOrder(header, got)) return Outcome::kDaemonDied;
   }
 }
 
-int Agent::MovePages(Address target, Address source, size_t pages, size_t* moved) {
-  uffdio_move move{};
-  move.dst = target;
-  move.src = source;
-  move.len = pages * kPageBytes;
-  long result = Syscall(SYS_ioctl, uffd_, UFFDIO_MOVE, AsLong(&move));
-  *moved = result == 0 ? pages : move.move > 0 ? static_cast<size_t>(move.move) / kPageBytes : 0;
-  return static_cast<int>(-result);
-}
-
-bool Agent::RunMove(const wire::Move& move) {
-  if (move.parts == 0 || move.parts > wire::kMaxParts) return false;
-  bool out = IsSlab(move.part[0].target);
-  for (size_t i = 0; i < move.parts; ++i) {
-    if (!IsSlab(out ? move.part[i].target : move.part[i].source)) return false;
-  }
+bool Agent::RunOrder(const wire::Header* order, long message_bytes) {
   wire::Report report{};
-  report.header.sequence = move.header.sequence;
-  bool may_move = true;
-  if (out) {
-    state_.bell.staged.store(true);  // before `forks` is looked at: see bell.h
-    may_move = BeginMoveOut(state_.kept, move.kept_generation) && state_.bell.forks.load() == 0;
+  report.header.sequence = order->sequence;
+  if (order->type == wire::MessageType::kMove && message_bytes == sizeof(wire::Move)) {
+    if (!staging_.Move(*reinterpret_cast<const wire::Move*>(order), uffd_, &report)) return false;
+  } else if (order->type == wire::MessageType::kDiscard && message_bytes == sizeof(wire::Discard)) {
+    if (!staging_.Discard(*reinterpret_cast<const wire::Discard*>(order), &report)) return false;
+  } else if (order->type == wire::MessageType::kPopulate &&
+             message_bytes == sizeof(wire::Populate)) {
+    staging_.Populate(*reinterpret_cast<const wire::Populate*>(order), &report);
+  } else {
+    return false;
   }
-  for (size_t i = 0; i < move.parts && may_move; ++i) {
-    may_move = MoveRuns(move.part[i], &report.done[i], &report);
-    NoteSlots(out ? move.part[i].target : move.part[i].source, report.done[i], out);
-  }
-  if (out) EndMoveOut(state_.kept);
-  TellStaged();
-  return Send(&report, sizeof report);
-}
-
-bool Agent::IsSlab(Address slab) const {
-  return slab >= staging_.start && slab + kChunkBytes <= staging_.end &&
-         (slab - staging_.start) % kChunkBytes == 0;
-}
-
-void Agent::NoteSlots(Address slab, const wire::PageSet& pages, bool hold) {
-  wire::PageSet& slots = occupied_[(slab - staging_.start) / kChunkBytes];
-  slots = hold ? slots.Or(pages) : slots.Without(pages);
-}
-
-void Agent::TellStaged() {
-  bool staged = false;
-  for (const wire::PageSet& each : occupied_) staged |= !each.empty();
-  state_.bell.staged.store(staged);
-}
-
-bool Agent::MoveRuns(const wire::MovePart& part, wire::PageSet* done, wire::Report* report) {
-  int retries = 0;
-  bool unlocked = false;
-  size_t page = part.pages.Next(0, true);
-  while (page < kPagesPerChunk) {
-    size_t end = part.pages.Next(page, false);
-    size_t moved = 0;
-    int error = MovePages(part.target + page * kPageBytes, part.source + page * kPageBytes,
-                          end - page, &moved);
-    done->AddRange(page, page + moved);
-    page += moved;
-    if (moved > 0) retries = 0;
-    if (page < end && moved == 0) {
-      if (error == EAGAIN) {
-        if (++retries < kMoveRetries) continue;
-        return false;
-      }
-      if (error == EINVAL && !unlocked) {
-        // The program may have locked all its memory (mlockall), and the staging area with it.
-        UnlockStaging();
-        unlocked = true;
-        continue;
-      }
-      if (error == EBUSY) {
-        ++report->busy;
-      } else if (error == EINVAL) {
-        ++report->invalid;
-      } else if (error == ENOENT) {
-        ++report->absent;
-      } else if (error == EEXIST) {
-        ++report->exists;
-      } else {
-        ++report->other;
-        report->last_errno = error;
-      }
-      retries = 0;
-      ++page;  // judged alone; the rest of the run is tried again
-    }
-    if (page >= end || !part.pages.Has(page)) page = part.pages.Next(page, true);
-  }
-  return true;
-}
-
-void Agent::Advise(Address start, const wire::PageSet& pages, int advice, wire::PageSet* done,
-                   wire::Report* report) {
-  size_t page = pages.Next(0, true);
-  while (page < kPagesPerChunk) {
-    size_t end = pages.Next(page, false);
-    long at = static_cast<long>(start + page * kPageBytes);
-    long bytes = static_cast<long>((end - page) * kPageBytes);
-    long result = Syscall(SYS_madvise, at, bytes, advice);
-    if (result == -EINVAL && staging_.Contains(start)) {
-      UnlockStaging();
-      result = Syscall(SYS_madvise, at, bytes, advice);
-    }
-    if (result == 0) {
-      done->AddRange(page, end);
-    } else {
-      ++report->other;
-      report->last_errno = static_cast<int32_t>(-result);
-    }
-    page = pages.Next(end, true);
-  }
-}
-
-bool Agent::RunDiscard(const wire::Discard& discard) {
-  if (discard.parts > wire::kMaxParts) return false;
-  wire::Report report{};
-  report.header.sequence = discard.header.sequence;
-  for (size_t i = 0; i < discard.parts; ++i) {
-    const wire::DiscardPart& part = discard.part[i];
-    // Nothing but the staging area is ever dropped, whatever a message says.
-    if (!IsSlab(part.slab)) return false;
-    Advise(part.slab, part.pages, MADV_DONTNEED, &report.done[i], &report);
-    NoteSlots(part.slab, report.done[i], false);
-  }
-  TellStaged();
-  return Send(&report, sizeof report);
-}
-
-bool Agent::RunPopulate(const wire::Populate& populate) {
-  constexpr int kMadvPopulateWrite = 23;  // Linux 5.14
-  wire::Report report{};
-  report.header.sequence = populate.header.sequence;
-  Advise(populate.chunk, populate.pages, kMadvPopulateWrite, &report.done[0], &report);
-  return Send(&report, sizeof report);
-}
-
-bool Agent::Send(const void* message, size_t message_bytes, int descriptor) {
-  iovec vector{const_cast<void*>(message), message_bytes};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr header{};
-  header.msg_iov = &vector;
-  header.msg_iovlen = 1;
-  if (descriptor >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    cmsghdr* rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof descriptor);
-    *reinterpret_cast<int*>(CMSG_DATA(rights)) = descriptor;
-  }
-  long sent = Persist([&] { return Syscall(SYS_sendmsg, socket_, AsLong(&header), MSG_NOSIGNAL); });
-  return sent == static_cast<long>(message_bytes);
+  return connection_.Send(&report, sizeof report);
 }
 
 long Agent::Receive(void* buffer, int* descriptor) {
@@ -660,25 +419,7 @@ long Agent::Receive(void* buffer, int* descriptor) {
     if (leaving_) return -ECANCELED;
     if (NowMs() >= until_ms) return -EAGAIN;
   }
-  iovec vector{buffer, wire::kMaxMessageBytes};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr header{};
-  header.msg_iov = &vector;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = sizeof control;
-  long got =
-      Persist([&] { return Syscall(SYS_recvmsg, socket_, AsLong(&header), MSG_CMSG_CLOEXEC); });
-  cmsghdr* rights = got >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
-  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS) {
-    int received = *reinterpret_cast<int*>(CMSG_DATA(rights));
-    if (descriptor != nullptr) {
-      *descriptor = received;
-    } else {
-      Syscall(SYS_close, received);
-    }
-  }
-  return got;
+  return connection_.Receive(buffer, descriptor);
 }
 
 void Agent::Explain(const char* what, const char* detail) {

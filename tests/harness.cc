@@ -14,8 +14,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "libzmem/base/kernel_abi.h"
+#include "libzmem/base/kernel_figures.h"
 #include "libzmem/base/sys.h"
 
 namespace zmem {
@@ -188,13 +188,7 @@ int64_t ResidentBytes(pid_t pid) {
   std::string contents;
   absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/status"), contents);
   if (!status.ok()) throw HarnessError(std::string(status.message()));
-  for (absl::string_view line : absl::StrSplit(contents, '\n')) {
-    int64_t kib;
-    if (absl::ConsumePrefix(&line, "VmRSS:") && absl::ConsumeSuffix(&line, " kB") &&
-        absl::SimpleAtoi(line, &kib)) {
-      return kib * 1024;
-    }
-  }
+  if (auto bytes = BytesFigure(contents, "VmRSS")) return static_cast<int64_t>(*bytes);
   throw HarnessError(absl::StrCat("no VmRSS for process ", pid, "; has it ended?"));
 }
 

@@ -17,6 +17,7 @@ namespace zmem {
 enum class PageContent {
   kCompressible,  // about 2.4 to 1 with lz4: records of random words, counters and zeros
   kRandom,        // cannot be compressed
+  kThin,          // some 70 to 1: one word again and again, behind the header
 };
 
 namespace page_pattern_internal {
@@ -65,6 +66,8 @@ inline void FillPage(std::byte* page, uint64_t number, uint64_t version,
     uint64_t random = internal::Mix(seed + at);
     if (content == PageContent::kRandom) {
       words[at] = random;
+    } else if (content == PageContent::kThin) {
+      words[at] = seed;
     } else if (at % 4 == 0) {
       words[at] = random & 0xffffffff;
     } else {

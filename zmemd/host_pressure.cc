@@ -10,9 +10,7 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include "libzmem/base/kernel_figures.h"
 #include "libzmem/base/page.h"
 
 namespace zmem {
@@ -33,17 +31,6 @@ constexpr uint64_t kMaxDemandPages = uint64_t{128} << 10;
 // a reclaimer finds in one search may be far less than it was asked for.
 constexpr uint64_t kWorthPages = kPagesPerChunk;
 constexpr uint64_t kWorthDivisor = 8;
-
-// "MemTotal:       24682172 kB".
-bool ParseField(absl::string_view line, absl::string_view name, uint64_t* bytes) {
-  uint64_t kib = 0;
-  if (!absl::ConsumePrefix(&line, name) || !absl::ConsumeSuffix(&line, " kB") ||
-      !absl::SimpleAtoi(line, &kib)) {
-    return false;
-  }
-  *bytes = kib << 10;
-  return true;
-}
 
 // A program's part of a demand.
 struct Part {
@@ -150,18 +137,13 @@ bool HostPressure::NoteStalls(short trigger_events) {
 std::optional<HostPressure::Memory> HostPressure::ReadMemory() const {
   std::string text;
   if (!sys::ReadFile(options_.meminfo_path, text).ok()) return std::nullopt;
-  uint64_t total_bytes = 0;
-  std::optional<Memory> memory;
-  for (absl::string_view line : absl::StrSplit(text, '\n')) {
-    uint64_t available_bytes = 0;
-    if (ParseField(line, "MemTotal:", &total_bytes)) continue;
-    if (!ParseField(line, "MemAvailable:", &available_bytes)) continue;
-    memory = Memory{.available_bytes = available_bytes};
-  }
-  if (!memory) return std::nullopt;
-  memory->low_bytes = total_bytes / 100 * options_.available_low_percent;
-  memory->high_bytes =
-      std::max(memory->low_bytes, total_bytes / 100 * options_.available_high_percent);
+  std::optional<uint64_t> available_bytes = BytesFigure(text, "MemAvailable");
+  if (!available_bytes) return std::nullopt;
+  uint64_t total_bytes = BytesFigure(text, "MemTotal").value_or(0);
+  Memory memory{.available_bytes = *available_bytes};
+  memory.low_bytes = total_bytes / 100 * options_.available_low_percent;
+  memory.high_bytes =
+      std::max(memory.low_bytes, total_bytes / 100 * options_.available_high_percent);
   return memory;
 }
 

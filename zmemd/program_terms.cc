@@ -4,10 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include "libzmem/base/kernel_figures.h"
 #include "libzmem/base/quantity.h"
 #include "libzmem/uffd/address_map.h"
 
@@ -27,17 +25,6 @@ constexpr SourceName kSources[] = {
     {LimitSource::kOwner, "owner"},
     {LimitSource::kRoot, "root"},
 };
-
-// A line of /proc/PID/status in kB; 0 if there is none.
-uint64_t StatusBytes(absl::string_view status, absl::string_view name) {
-  for (absl::string_view line : absl::StrSplit(status, '\n')) {
-    if (!absl::ConsumePrefix(&line, name) || !absl::ConsumePrefix(&line, ":")) continue;
-    uint64_t kib = 0;
-    bool parsed = absl::SimpleAtoi(absl::StripSuffix(line, " kB"), &kib);
-    return parsed ? kib << 10 : 0;
-  }
-  return 0;
-}
 
 // Present pages in `range`, looked at by a window of chunks after the other: a range can be
 // terabytes of address space.
@@ -133,8 +120,9 @@ uint64_t MustStayBytes(const Process& process) {
   for (AddressRange range : map->eligible()) {
     evictable += PresentPages(process.pagemap, range) * kPageBytes;
   }
-  uint64_t resident = StatusBytes(status, "VmRSS");
-  uint64_t of_files = StatusBytes(status, "RssFile") + StatusBytes(status, "RssShmem");
+  auto bytes = [&status](const char* name) { return BytesFigure(status, name).value_or(0); };
+  uint64_t resident = bytes("VmRSS");
+  uint64_t of_files = bytes("RssFile") + bytes("RssShmem");
   return std::max(of_files, resident - std::min(evictable, resident)) + kRoomToMove;
 }
 

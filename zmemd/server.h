@@ -1,5 +1,5 @@
-// The daemon: listens, hands each connection to a thread of its own, keeps the sessions, and
-// answers zmemctl. Owns the pool and all that is shared between processes.
+// The daemon: listens, hands each connection to a thread of its own, and keeps the sessions. Owns
+// the pool and all that is shared between processes.
 // Thread-safe.
 #pragma once
 
@@ -8,7 +8,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -22,17 +21,20 @@
 #include "libzmem/store/page_table.h"
 #include "zmemd/attach.h"
 #include "zmemd/config.h"
-#include "zmemd/control.h"
+#include "zmemd/control_service.h"
+#include "zmemd/daemon_parts.h"
 #include "zmemd/host_pressure.h"
 #include "zmemd/housekeeper.h"
 #include "zmemd/keeper.h"
+#include "zmemd/live_settings.h"
 #include "zmemd/nursery.h"
 #include "zmemd/pressure_thread.h"
 #include "zmemd/session.h"
+#include "zmemd/session_list.h"
 
 namespace zmem {
 
-class Server final : public SessionRegistry, public SessionParent, public ControlHandler {
+class Server final : public SessionRegistry, public SessionParent {
  public:
   // Checks what the kernel offers, makes the pool, and listens at `socket_path`.
   // Errors: FailedPrecondition for a kernel that lacks something, PermissionDenied, AlreadyExists
@@ -51,9 +53,11 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
 
   // SessionRegistry:
   int userfaultfd_device() const override { return device_.get(); }
-  uint64_t min_resident_bytes() const override { return settings().min_resident_bytes; }
+  uint64_t min_resident_bytes() const override { return settings_->current().min_resident_bytes; }
   bool stopping() const override { return stopping_.load(std::memory_order_acquire); }
-  absl::Status CheckManaged(const Identity& identity) override;
+  absl::Status CheckManaged(const Identity& identity) override {
+    return settings_->CheckManaged(identity);
+  }
   void Promise(Session& session, uint64_t limit_bytes) override;
   std::shared_ptr<Session> FindForked(const wire::Token& token) override;
   absl::StatusOr<std::shared_ptr<Session>> AddSession(std::shared_ptr<Process> process) override;
@@ -64,12 +68,8 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   void OnAgentChange(int uffd, bool has_agent) override { keeper_->SetHasAgent(uffd, has_agent); }
   Crew& crew() override { return *crew_; }
 
-  // ControlHandler:
-  absl::StatusOr<nlohmann::json> Handle(const ControlRequest& request, const ControlPeer& peer,
-                                        const ControlProgressFn& progress) override;
-
  private:
-  Server(const Config& config, const ConfigSource& source, std::string socket_path);
+  Server(const Config& config, std::string socket_path);
 
   absl::Status Listen();
   // Opens the backing file if one is configured. An error if it is required.
@@ -80,47 +80,16 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   void SweepSessions();
   void PutEverythingBack();
 
-  std::vector<std::shared_ptr<Session>> Sessions() const;
   std::vector<std::shared_ptr<Process>> StoredProcesses() const;
   std::vector<SqueezedProgram> SqueezedPrograms() const;
   absl::Status StartHostPressure();
-  absl::StatusOr<std::shared_ptr<Session>> FindForControl(pid_t pid, const ControlPeer& peer) const;
-  Config settings() const {
-    MutexLock lock(settings_mutex_);
-    return settings_;
-  }
-  // Reads the configuration again. Returns what became of it. Errors: DataLoss with a line for each
-  // mistake in it, and then nothing has changed.
-  absl::StatusOr<nlohmann::json> Reload();
-  // Takes over what was read, for the pool and for every session. Returns how many processes are
-  // managed and which are let go.
-  nlohmann::json TakeOver(const Config& config);
-  // Gives a session what the settings say of its program, or lets go of it: then false.
-  bool Configure(Session& session);
-  // Makes a session's terms count. What is raised because it cannot be kept is logged.
-  void ApplyTerms(Session& session);
-  // Limits a process. Returns what its terms then come to.
-  absl::StatusOr<nlohmann::json> Limit(Session& session, absl::string_view limit,
-                                       const ControlPeer& peer);
-  // Changes a setting. Returns what that means for the pool.
-  absl::StatusOr<nlohmann::json> Set(const ControlRequest& request, const ControlPeer& peer);
-  nlohmann::json Status(const ControlPeer& peer) const;
-  nlohmann::json Processes(const ControlPeer& peer) const;
-  // Sizes of stored objects of one process, or of all that are the peer's.
-  absl::StatusOr<nlohmann::json> Histogram(pid_t pid, const ControlPeer& peer) const;
-  nlohmann::json DescribePool() const;
-  nlohmann::json DescribeBacking() const;
-  nlohmann::json DescribeHost() const;
-  // The sum of one counter over all processes.
-  uint64_t Sum(std::atomic<uint64_t> ProcessCounters::*counter) const;
-  uint64_t metadata_bytes() const;
+  DaemonParts Parts();
 
   // Connections served at once: more than a host has programs; a flood beyond it is turned away.
   static constexpr size_t kMaxConnections = 4096;
   static constexpr size_t kMaxConnectionsOfUser = 1024;
 
-  const Config config_;  // as it was at the start; settings_ has what was changed since
-  const ConfigSource config_source_;
+  const Config config_;  // as it was at the start
   const std::string socket_path_;
   MonotonicClock clock_;
   ThreadCpuClock cpu_clock_;
@@ -132,25 +101,20 @@ class Server final : public SessionRegistry, public SessionParent, public Contro
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
   std::unique_ptr<Crew> crew_;
+  std::unique_ptr<LiveSettings> settings_;
   std::atomic<bool> stopping_{false};
 
-  mutable Mutex mutex_;
+  Mutex mutex_;
   CondVar changed_;
-  Mutex reload_mutex_;  // held while the configuration is read, taken before the others
-  mutable Mutex settings_mutex_;
-  Config settings_ ABSL_GUARDED_BY(settings_mutex_);
-  std::set<std::string> set_keys_ ABSL_GUARDED_BY(settings_mutex_);  // by zmemctl set, since read
-  std::vector<std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
   size_t connections_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uid_t, size_t> connections_of_ ABSL_GUARDED_BY(mutex_);
+  SessionList sessions_;
   std::unique_ptr<Nursery> nursery_;
   std::unique_ptr<Upkeep> upkeep_;
   std::unique_ptr<Housekeeper> housekeeper_;
   std::unique_ptr<HostPressure> pressure_;
   std::unique_ptr<PressureThread> pressure_thread_;
-  // What ended sessions have counted.
-  uint64_t past_faults_ ABSL_GUARDED_BY(mutex_) = 0;
-  LatencyHistogram past_latency_;
+  std::unique_ptr<ControlService> control_;
 };
 
 }  // namespace zmem

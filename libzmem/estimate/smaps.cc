@@ -4,7 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include "libzmem/base/kernel_figures.h"
 
 namespace zmem {
 namespace {
@@ -16,17 +16,6 @@ bool ParseRange(absl::string_view line, AddressRange* range) {
       absl::StrSplit(first_field, absl::MaxSplits('-', 1));
   return absl::SimpleHexAtoi(ends.first, &range->start) &&
          absl::SimpleHexAtoi(ends.second, &range->end);
-}
-
-// "Rss:                1024 kB".
-bool ParseField(absl::string_view line, absl::string_view name, uint64_t* bytes) {
-  uint64_t kib = 0;
-  if (!absl::ConsumePrefix(&line, name) || !absl::ConsumeSuffix(&line, " kB") ||
-      !absl::SimpleAtoi(line, &kib)) {
-    return false;
-  }
-  *bytes = kib << 10;
-  return true;
 }
 
 }  // namespace
@@ -41,9 +30,9 @@ std::vector<MappingUse> ParseMappingUse(absl::string_view smaps) {
     }
     if (mappings.empty()) continue;
     MappingUse& last = mappings.back();
-    if (ParseField(line, "Rss:", &last.resident_bytes)) continue;
-    if (ParseField(line, "Referenced:", &last.referenced_bytes)) continue;
-    ParseField(line, "AnonHugePages:", &last.huge_bytes);
+    last.resident_bytes = BytesFigure(line, "Rss").value_or(last.resident_bytes);
+    last.referenced_bytes = BytesFigure(line, "Referenced").value_or(last.referenced_bytes);
+    last.huge_bytes = BytesFigure(line, "AnonHugePages").value_or(last.huge_bytes);
   }
   return mappings;
 }

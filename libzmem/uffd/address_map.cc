@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -97,7 +98,9 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
       if (absl::StrContains(line, " um")) result.registered_.push_back(fresh);
       continue;
     }
-    // The other lines begin with the name of a figure and a colon; they are no mapping.
+    // The other lines begin with the name of a figure; they are no mapping. There are twenty to
+    // one, and they are told from it by their first letter.
+    if (absl::ascii_isupper(static_cast<unsigned char>(line[0]))) continue;
     Mapping next;
     if (!ParseLine(line, &next)) continue;
     accept();
