@@ -106,7 +106,8 @@ void RunSqueeze(VersusBench& bench) {
       if (bench.Wants("random")) MeasureAtHalf(bench, squeeze, "random", "random.rate");
     }
     if (!bench.Wants("random")) continue;
-    bench.results().details()["random_per_s"].push_back(MeasureShare(squeeze, share));
+    nlohmann::json point = MeasureShare(squeeze, share);
+    bench.results().details()["random_per_s"].push_back(point);
   }
   squeeze.VerifyAndStop();
 }
