@@ -57,7 +57,7 @@ void VersusBench::Run(const std::vector<VersusGroup>& groups) {
     after_group_s_ = 0;
     for (const VersusGroup* later = &group + 1; later != groups.data() + groups.size(); ++later) {
       if (!wanted(*later)) continue;
-      after_group_s_ += later->setup_s + later->repetition_s * options_.repetitions;
+      after_group_s_ += ExpectedSeconds(*later);
     }
     RunGroup(group);
   }
@@ -100,7 +100,7 @@ void VersusBench::Tell(const std::string& what) const {
                elapsed_s % 60, group_->name, what.c_str(), left_s / 60, left_s % 60);
 }
 
-void VersusBench::Repeat(const std::function<void(int repetition)>& repeat) {
+void VersusBench::Repeat(const std::function<void()>& repeat) {
   repetitions_begun_s_ = ElapsedSeconds();
   for (repetitions_done_ = 0; repetitions_done_ < options_.repetitions; ++repetitions_done_) {
     if (repetitions_done_ > 0 && IsTimeUp()) {
@@ -109,7 +109,7 @@ void VersusBench::Repeat(const std::function<void(int repetition)>& repeat) {
       return;
     }
     Tell(absl::StrFormat("repetition %d of %d", repetitions_done_ + 1, options_.repetitions));
-    repeat(repetitions_done_);
+    repeat();
   }
 }
 
@@ -137,10 +137,15 @@ bool VersusBench::IsTimeUp() const {
   return ElapsedSeconds() + RepetitionSeconds() + after_group_s_ > options_.budget_s;
 }
 
+double VersusBench::ExpectedSeconds(const VersusGroup& group) const {
+  return (group.setup_s + group.repetition_s * options_.repetitions) * options_.scale();
+}
+
 double VersusBench::SecondsLeft() const {
-  int repetitions_left = options_.repetitions - repetitions_done_;
-  if (repetitions_done_ > 0) return after_group_s_ + RepetitionSeconds() * repetitions_left;
-  return after_group_s_ + group_->setup_s + group_->repetition_s * repetitions_left;
+  if (repetitions_done_ > 0) {
+    return after_group_s_ + RepetitionSeconds() * (options_.repetitions - repetitions_done_);
+  }
+  return after_group_s_ + ExpectedSeconds(*group_);
 }
 
 }  // namespace zmem

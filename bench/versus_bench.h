@@ -23,13 +23,15 @@ struct VersusOptions {
   double budget_s = 600;  // in all: where it does not suffice there are fewer repetitions
   std::string swap_directory = "/var/tmp";
 
-  // For trying: about a minute in all.
+  // For trying: two minutes or so in all.
   void MakeQuick() {
     mib = 256;
     repetitions = 2;
     seconds = 0.5;
     settle_s = 0.2;
   }
+  // What the programs take beside those of the default size.
+  double scale() const { return static_cast<double>(mib) / VersusOptions().mib; }
   uint32_t pages() const { return static_cast<uint32_t>(mib << 20 >> kPageShift); }
 };
 
@@ -79,7 +81,7 @@ class VersusBench {
   // Says on stderr what is done now.
   void Tell(const std::string& what) const;
   // Calls `repeat` for each repetition, once at least, as long as the time is not up.
-  void Repeat(const std::function<void(int repetition)>& repeat);
+  void Repeat(const std::function<void()>& repeat);
 
   // Notes a pair of figures for each row wanted that both sides have, or zmem alone.
   void Add(const Figures& zmem, const std::optional<Figures>& peer);
@@ -88,6 +90,8 @@ class VersusBench {
   double ElapsedSeconds() const;
   // Of one, in the mean of those of the group that are done.
   double RepetitionSeconds() const;
+  // Expected of a group, before it has begun.
+  double ExpectedSeconds(const VersusGroup& group) const;
   // Whether another repetition would leave too little for the groups behind this one.
   bool IsTimeUp() const;
   double SecondsLeft() const;

@@ -121,7 +121,7 @@ void RunCompile(VersusBench& bench) {
   }
   Jobs jobs(bench);
   jobs.MeasurePlain();
-  bench.Repeat([&](int) { jobs.Repeat(); });
+  bench.Repeat([&] { jobs.Repeat(); });
   jobs.Describe();
 }
 

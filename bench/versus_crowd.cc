@@ -66,7 +66,7 @@ void RunCrowd(VersusBench& bench) {
   double faults_per_s = kFaultsPerCpu * cpus;
   Crowd many(kPrograms, 1, faults_per_s, bench.options().seconds);
   Crowd one(1, cpus, faults_per_s, bench.options().seconds);
-  bench.Repeat([&](int) {
+  bench.Repeat([&] {
     double p99_us = many.Repeat();
     bench.Add({{"crowd.p99", p99_us}}, Figures{{"crowd.p99", one.Repeat()}});
   });

@@ -132,7 +132,7 @@ int main(int argc, char** argv) {
   // First, so that what is given beside it counts.
   bool quick = std::find(argv, argv + argc, std::string("--quick")) != argv + argc;
   if (quick) options.MakeQuick();
-  app.add_flag("--quick", quick, "small and short, for trying: about a minute");
+  app.add_flag("--quick", quick, "small and short, for trying: two minutes or so");
   app.add_option("--mib", options.mib, "size of the squeezed programs; others are a quarter of it")
       ->capture_default_str()
       ->check(CLI::Range(64, 2048));

@@ -4,9 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <vector>
 
 #include "bench/stamped_pages.h"
 
@@ -45,8 +43,6 @@ class VersusProgram {
   int Serve();
 
  private:
-  using Operation = std::function<void()>;
-
   std::string Fill();
   std::string Rewrite();
   std::string PageOut();

@@ -46,7 +46,7 @@ void RunRedis(VersusBench& bench) {
     highest_per_s = std::min(
         highest_per_s, zram->load().AskAsFastAsPossible(seconds * kSettleShare).reached_per_s);
   }
-  bench.Repeat([&](int) {
+  bench.Repeat([&] {
     double asked_per_s = highest_per_s * kShareOfHighest;
     Figures figures = Measure(zmem, asked_per_s, seconds);
     bench.Add(figures, zram ? std::optional(Measure(*zram, asked_per_s, seconds)) : std::nullopt);

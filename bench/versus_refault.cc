@@ -92,7 +92,7 @@ void RunRefault(VersusBench& bench) {
   std::optional<Side> zram;
   if (pair.zram) zram.emplace(bench, *pair.zram, *pair.zram_keeper);
   pair.ForEach([](KeptProgram& program, MemoryKeeper&) { program.Measure("fill"); });
-  bench.Repeat([&](int) {
+  bench.Repeat([&] {
     Figures figures = zmem.Repeat();
     bench.Add(figures, zram ? std::optional(zram->Repeat()) : std::nullopt);
   });

@@ -43,7 +43,6 @@ class VersusResults {
   nlohmann::json& details() { return details_; }
   const nlohmann::json& details() const { return details_; }
 
-  bool Has(absl::string_view row) const { return pairs_.contains(std::string(row)); }
   const std::vector<Pair>& PairsOf(absl::string_view row) const;
 
   // For a terminal: one line a row that is one of `selected`.

@@ -75,7 +75,7 @@ void MeasureAtHalf(VersusBench& bench, Squeeze& squeeze, const std::string& comm
   auto measure = [&command](KeptProgram& program) { return program.Measure(command).per_s(); };
   bench.Tell(absl::StrCat(command, ", settling"));
   squeeze.Both(measure);
-  bench.Repeat([&](int) {
+  bench.Repeat([&] {
     auto [zmem, zram] = squeeze.Both(measure);
     bench.Add({{name, zmem}}, zram ? std::optional(Figures{{name, *zram}}) : std::nullopt);
   });
@@ -106,7 +106,8 @@ void RunSqueeze(VersusBench& bench) {
       if (bench.Wants("random")) MeasureAtHalf(bench, squeeze, "random", "random.rate");
     }
     if (!bench.Wants("random")) continue;
-    bench.results().details()["random_per_s"].push_back(MeasureShare(squeeze, share));
+    nlohmann::json point = MeasureShare(squeeze, share);
+    bench.results().details()["random_per_s"].push_back(point);
   }
   squeeze.VerifyAndStop();
 }
@@ -122,7 +123,7 @@ void RunGrowth(VersusBench& bench) {
     program.Do("verify some");
     return Figures{{"growth.rate", filled.per_s() * kPageBytes / (1 << 20)}};
   };
-  bench.Repeat([&](int) {
+  bench.Repeat([&] {
     Figures grown = grow(*zmem);
     bench.Add(grown, zram ? std::optional(grow(*zram)) : std::nullopt);
   });
