@@ -53,15 +53,17 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       epochs_(clock.now_ns()),
       scanner_(epochs_),
       budget_(clock.now_ns()),
-      next_scan_ns_(clock.now_ns() + process.policy().scan_interval_ns) {}
+      last_scan_ns_(clock.now_ns()) {}
+
+int64_t Reclaimer::next_scan_ns() const {
+  return last_scan_ns_ + process_.policy().scan_interval_ns;  // which may have changed since
+}
 
 int64_t Reclaimer::next_tick_ns() const {
   bool on_probation =
       std::any_of(slabs_.begin(), slabs_.end(), [](const Slab& s) { return s.used; });
-  int64_t next_ns = next_scan_ns_;
-  if (process_.limit_bytes.load(std::memory_order_relaxed) != 0) {
-    next_ns = std::min(next_ns, next_limit_ns_);
-  }
+  int64_t next_ns = next_scan_ns();
+  if (process_.is_limited()) next_ns = std::min(next_ns, next_limit_ns_);
   if (!on_probation && cold_chunks_.empty()) return next_ns;
   return std::min(next_ns, clock_.now_ns() + kProbationTickNs);
 }
@@ -75,8 +77,8 @@ absl::Status Reclaimer::Tick() {
   if (absl::Status status = HoldLimit(now_ns); !status.ok()) return status;
   if (absl::Status status = TakeWanted(); !status.ok()) return status;
   if (absl::Status status = FollowAdvice(); !status.ok()) return status;
-  if (now_ns >= next_scan_ns_) {
-    next_scan_ns_ = now_ns + process_.policy().scan_interval_ns;
+  if (now_ns >= next_scan_ns()) {
+    last_scan_ns_ = now_ns;
     if (absl::Status status = Scan(now_ns); !status.ok()) return status;
   }
   return IsolateColdChunks(now_ns);

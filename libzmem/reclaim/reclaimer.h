@@ -86,6 +86,7 @@ class Reclaimer {
   std::span<const Candidate> NextBatch(const std::vector<Candidate>& candidates) const;
   // Takes its pages out for good. Returns how many.
   absl::StatusOr<size_t> EvictBatch(std::span<const Candidate> batch, bool* pool_full);
+  int64_t next_scan_ns() const;
   absl::Status Scan(int64_t now_ns);
   // Begins an epoch of the pages' ages.
   void BeginEpoch(int64_t now_ns);
@@ -108,6 +109,9 @@ class Reclaimer {
   absl::Status TakeWanted();
   // Pages that there should be room for, once it has to be made.
   int64_t EnoughRoom() const;
+  // Judges by what has come since the last call how much room is needed besides: what a program
+  // touches for the first time in memory that is not registered, nobody holds up.
+  void UpdateHeadroom(int64_t room, int64_t now_ns);
   absl::Status TakeUntilThereIsRoom();
   // Takes the oldest pages until `is_enough` says so, nothing is left, the store is full, or the
   // program asks for something.
@@ -217,6 +221,10 @@ class Reclaimer {
   static constexpr int64_t kShortLimitTickNs = 5'000'000;
   static constexpr int64_t kLongLimitTickNs = 250'000'000;
   static constexpr int64_t kQuietLimitTickNs = 40'000'000;
+  // How long it takes to look at a program of a GiB and register what is new, and the most room
+  // that is made for what comes meanwhile.
+  static constexpr int64_t kMakingRoomMs = 60;
+  static constexpr int64_t kMostHeadroomPages = 16'384;
   // How old a choice of victims may be, and how short an epoch.
   static constexpr int64_t kVictimsAgeNs = 1'000'000'000;
   static constexpr int64_t kShortestEpochNs = 50'000'000;
@@ -236,10 +244,13 @@ class Reclaimer {
   OldestPages victims_;                 // to go where room is wanted
   int64_t victims_ns_ = 0;              // when they were picked
   unsigned turn_ = 0;                   // of TakePassed
-  int64_t next_scan_ns_;
+  int64_t last_scan_ns_;
   int64_t next_limit_ns_ = 0;
   int64_t limit_tick_ns_ = kLongLimitTickNs;
   int64_t last_room_pages_ = 0;
+  int64_t last_came_pages_ = 0;  // at that time, pages that came without the fault thread
+  int64_t limit_looked_ns_ = 0;  // when that was
+  int64_t headroom_pages_ = 0;   // for those that come before room is made
   int64_t next_room_ns_ = 0;
   int64_t cpu_ns_ = 0;         // of the program, when it was last looked at
   int64_t cpu_looked_ns_ = 0;  // 0: never

@@ -28,7 +28,20 @@ int64_t Reclaimer::EnoughRoom() const {
   constexpr int64_t kMost = 4 * Process::kLowRoomPages;
   constexpr int64_t kShare = 64;
   auto pages = static_cast<int64_t>(process_.stat.resident_bytes().value_or(0) / kPageBytes);
-  return std::clamp(pages / kShare, kLeast, kMost);
+  return std::clamp(pages / kShare, kLeast, kMost) + headroom_pages_;
+}
+
+void Reclaimer::UpdateHeadroom(int64_t room, int64_t now_ns) {
+  int64_t came = process_.counters.taken_pages() - room -
+                 process_.filled_pages.load(std::memory_order_relaxed);
+  int64_t elapsed_ms = (now_ns - limit_looked_ns_) / 1'000'000;
+  if (elapsed_ms <= 0) return;
+  int64_t expected = (came - last_came_pages_) * kMakingRoomMs / elapsed_ms;
+  bool is_first = limit_looked_ns_ == 0;
+  headroom_pages_ =
+      is_first ? 0 : std::clamp(expected, headroom_pages_ * 3 / 4, kMostHeadroomPages);
+  last_came_pages_ = came;
+  limit_looked_ns_ = now_ns;
 }
 
 absl::Status Reclaimer::TakeUntilThereIsRoom() {
@@ -114,9 +127,9 @@ absl::Status Reclaimer::PickVictims(int64_t now_ns) {
 }
 
 absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
-  uint64_t limit = process_.limit_bytes.load(std::memory_order_relaxed);
-  if (limit == 0 || now_ns < next_limit_ns_) return absl::OkStatus();
+  if (!process_.is_limited() || now_ns < next_limit_ns_) return absl::OkStatus();
   int64_t room = process_.RefreshRoom();
+  UpdateHeadroom(room, now_ns);
   bool is_quiet = room == last_room_pages_;
   last_room_pages_ = room;
   int64_t reach_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
@@ -125,7 +138,8 @@ absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
   limit_tick_ns_ = tick_ns;
   next_limit_ns_ = now_ns + tick_ns;
   // Room is made while some is left, so that nobody has to wait for it.
-  bool is_low = room < std::max(EnoughRoom() / 2, Process::kLowRoomPages);
+  bool is_low = room - headroom_pages_ <
+                std::max((EnoughRoom() - headroom_pages_) / 2, Process::kLowRoomPages);
   return is_low ? MakeRoom() : absl::OkStatus();
 }
 

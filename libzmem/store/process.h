@@ -178,7 +178,15 @@ class Process {
   static constexpr int64_t kPlentyOfRoom = int64_t{1} << 40;
   void TakeRoom(size_t pages) {
     room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
+    filled_pages.fetch_add(static_cast<int64_t>(pages), std::memory_order_relaxed);
   }
+  // Whether there is an end to the room: a resident limit, or that of a memory cgroup.
+  bool is_limited() const {
+    return limit_bytes.load(std::memory_order_relaxed) != 0 ||
+           room_pages.load(std::memory_order_relaxed) < kPlentyOfRoom / 2;
+  }
+  // Pages filled in so far.
+  std::atomic<int64_t> filled_pages{0};
   // With less room than this, whoever wants a page waits until some is made.
   static constexpr int64_t kLittleRoomPages = 512;
   // With less than this it is time to make some.
