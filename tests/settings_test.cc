@@ -182,12 +182,14 @@ TEST_F(Settings, ReadingTheConfigurationAgainChangesWhatRunsUnlessThereAreMistak
   ExpectLimit(daemon, child, 100, "configuration");
   EXPECT_EQ(daemon.Status().at("pool").at("limit_bytes"), 32 * kMib);
 
-  Configure(daemon, "[program \"pages\"]\nlimit=80M\nstall_target_percent=3\n");
+  Configure(daemon, "mode=pressure\n[program \"pages\"]\nlimit=80M\nstall_target_percent=3\n");
   json reloaded = daemon.CtlJson({"reload", "--json"});
   EXPECT_EQ(reloaded.at("overwritten"), json::array({"max_pool_size"}));
   EXPECT_EQ(reloaded.at("needs_restart"), json::array());
   ExpectLimit(daemon, child, 80, "configuration");
   EXPECT_EQ(Show(daemon, child).at("stall_target_percent"), 3.0);
+  EXPECT_EQ(Show(daemon, child).at("mode"), "pressure");
+  EXPECT_EQ(daemon.Status().at("host").at("reclaim_mode"), "pressure");
   EXPECT_GT(daemon.Status().at("pool").at("limit_bytes"), 64 * kMib);
 }
 

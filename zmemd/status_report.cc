@@ -75,7 +75,7 @@ nlohmann::json DescribeBacking(const DaemonParts& parts) {
 nlohmann::json DescribeHost(const DaemonParts& parts) {
   HostPressure::Stats stats = parts.pressure.stats();
   HostPressure::Memory memory = parts.pressure.ReadMemory().value_or(HostPressure::Memory());
-  return {{"reclaim_mode", ReclaimModeName(parts.config.mode)},
+  return {{"reclaim_mode", ReclaimModeName(parts.settings.current().mode)},
           {"available_bytes", memory.available_bytes},
           {"low_bytes", memory.low_bytes},
           {"high_bytes", memory.high_bytes},
