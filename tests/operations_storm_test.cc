@@ -35,7 +35,8 @@ using storm::WorldState;
 int storm_seconds = 60;
 uint64_t fixed_seed = 0;  // 0: the test's own
 bool unmanaged = false;
-std::string file;  // of the pool; empty: none
+std::string file;   // of the pool; empty: none
+std::string limit;  // ZMEM_LIMIT of the program
 
 // Takes out whatever it sees, all the time.
 constexpr char kAsFastAsItGoes[] = "[policy]\ncold_age=1ms\nscan_interval=10ms\nmin_resident=1M\n";
@@ -310,6 +311,7 @@ void OperationsStorm::Storm(uint64_t seed) {
   Evictor evictor;
   ChildOptions options = Program(seed, evictor.daemon().directory().path());
   options.env = Managed(evictor.daemon(), {}).env;
+  if (!limit.empty()) options.env["ZMEM_LIMIT"] = limit;
   Child child(options);
   EndGroup group(child.pid());
   WaitReady(evictor.daemon(), child);
@@ -365,6 +367,7 @@ int main(int argc, char** argv) {
   app.add_option("--minutes", minutes, "the same in minutes");
   app.add_option("--seed", zmem::fixed_seed, "one storm of this seed");
   app.add_flag("--unmanaged", zmem::unmanaged, "without zmem");
+  app.add_option("--limit", zmem::limit, "of the program's resident memory, as in ZMEM_LIMIT");
   app.add_option("--file", zmem::file, "a backing file for what a small pool has no room for");
   CLI11_PARSE(app, argc, argv);
   if (minutes > 0) zmem::storm_seconds = minutes * 60;

@@ -155,6 +155,32 @@ TEST_F(ReclaimerTest, AnAgentThatComesBackFindsWhatItLeftHalfDone) {
   ExpectNothingOut();
 }
 
+TEST_F(ReclaimerTest, WhileRoomIsAwaitedSeveralThreadsStore) {
+  Crew crew(3, [] {});
+  Reclaimer::Options options = kOptions;
+  options.crew = &crew;
+  int told = 0;
+  options.on_room = [&] {
+    ++told;
+    process_->room_awaited = true;
+  };
+  reclaimer_.emplace(*process_, agent_, clock_, options);
+  process_->room_awaited = true;
+  WriteVaried(0, memory_->page_count());
+  for (size_t page = 0; page < memory_->page_count(); page += 7)
+    Write(page, IncompressiblePage(page));
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    while (!stop) ExpectAllHeld();
+  });
+  for (int round = 0; round < 5; ++round) EvictAll();
+  stop = true;
+  reader.join();
+  EXPECT_GE(told, 5);
+  ExpectAllHeld();
+  ExpectNothingOut();
+}
+
 TEST_F(ReclaimerTest, AProgramThatIsGoneIsUnavailable) {
   process_->gone = true;
   WriteVaried(0, 8);
