@@ -82,6 +82,26 @@ TEST_F(Settings, AProgramMayLimitItself) {
   ExpectOk(child, "verify");
 }
 
+// What is to come back altogether is not held up by the limit.
+TEST_F(Settings, ALimitDoesNotStandInTheWayOfThawAndStop) {
+  Daemon daemon;
+  Child child(ManagedWith(daemon, "ZMEM_LIMIT", "20M"));
+  WaitReady(daemon, child);
+  auto out = [&] { return Show(daemon, child).at("stored_pages").get<int64_t>(); };
+  auto wait_until_limited = [&] {
+    WaitUntil("pages to go out", std::chrono::seconds(20), [&] { return out() > 0; });
+  };
+  wait_until_limited();
+  std::string pid = std::to_string(child.pid());
+  CommandResult thawed = daemon.Ctl({"thaw", pid});
+  EXPECT_TRUE(thawed.status.Succeeded()) << thawed.errors;
+  EXPECT_EQ(out(), 0);
+  EXPECT_TRUE(daemon.Ctl({"freeze", pid}).status.Succeeded());
+  wait_until_limited();
+  daemon.Stop();
+  ExpectOk(child, "verify");
+}
+
 TEST_F(Settings, ALimitThatCannotBeKeptIsRaised) {
   Daemon daemon;
   Child child(ManagedWith(daemon, "ZMEM_LIMIT", "1K"));

@@ -339,7 +339,7 @@ void Session::RequestDrain() {
 
 absl::Status Session::CheckRoom() {
   uint64_t out = pages_out();
-  uint64_t room = static_cast<uint64_t>(std::max<int64_t>(process_->RefreshRoom(), 0));
+  uint64_t room = static_cast<uint64_t>(process_->CgroupRoom());
   if (out <= room) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       "the memory cgroup of PID ", pid(), " has room for ", FormatBytes(room * kPageBytes),

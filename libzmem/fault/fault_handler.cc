@@ -61,12 +61,15 @@ void FaultHandler::Stop() {
 
 void FaultHandler::RequestDrain() {
   process_->clean_pages.set_enabled(false);  // it is not to go out again
+  process_->is_limit_lifted.store(true, std::memory_order_relaxed);
   draining_.store(true, std::memory_order_release);
   eventfd_write(wake_fd_.get(), 1);
 }
 
 void FaultHandler::EndDrain() {
   process_->clean_pages.set_enabled(true);
+  process_->is_limit_lifted.store(false, std::memory_order_relaxed);
+  process_->RefreshRoom();
   draining_.store(false, std::memory_order_release);
   drained_.store(false, std::memory_order_release);
 }

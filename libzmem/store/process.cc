@@ -148,15 +148,18 @@ void Process::FindCgroup() {
   RefreshRoom();
 }
 
-int64_t Process::RefreshRoom() {
+int64_t Process::CgroupRoom() {
   std::shared_ptr<const MemoryCgroup> cgroup;
   {
     MutexLock lock(cgroup_mutex_);
     cgroup = cgroup_;
   }
   uint64_t bytes = cgroup == nullptr ? MemoryCgroup::kNoLimit : cgroup->RoomBytes();
-  int64_t pages =
-      static_cast<int64_t>(std::min(bytes / kPageBytes, static_cast<uint64_t>(kPlentyOfRoom)));
+  return static_cast<int64_t>(std::min(bytes / kPageBytes, static_cast<uint64_t>(kPlentyOfRoom)));
+}
+
+int64_t Process::RefreshRoom() {
+  int64_t pages = CgroupRoom();
   int64_t up_to_limit = LimitRoom();
   limit_is_nearest.store(up_to_limit < pages, std::memory_order_relaxed);
   pages = std::min(pages, up_to_limit);
@@ -166,7 +169,8 @@ int64_t Process::RefreshRoom() {
 
 int64_t Process::LimitRoom() {
   uint64_t limit = limit_bytes.load(std::memory_order_relaxed);
-  std::optional<uint64_t> resident = limit == 0 ? std::nullopt : stat.resident_bytes();
+  if (limit == 0 || is_limit_lifted.load(std::memory_order_relaxed)) return kPlentyOfRoom;
+  std::optional<uint64_t> resident = stat.resident_bytes();
   if (!resident) return kPlentyOfRoom;
   if (*resident > limit) {
     uint64_t most = counters.max_overshoot_bytes.load(std::memory_order_relaxed);

@@ -195,6 +195,10 @@ class Process {
   std::atomic<bool> room_awaited{false};
   // Asks both. Returns room_pages, which is negative above the limit. Thread-safe.
   int64_t RefreshRoom();
+  // Pages that the memory cgroup still takes, whatever the resident limit says. Thread-safe.
+  int64_t CgroupRoom();
+  // The resident limit does not count: every page is to come back.
+  std::atomic<bool> is_limit_lifted{false};
   // The reclaimer's last attempt to make room found nothing that could go out.
   std::atomic<bool> nothing_to_take{false};
   // Whether it was the limit that left less room.
