@@ -213,6 +213,10 @@ bool FaultHandler::HaveRoom() {
   return true;
 }
 
+bool FaultHandler::IsRoomScarce() const {
+  return process_->room_pages.load(std::memory_order_relaxed) <= kAmpleRoomPages;
+}
+
 bool FaultHandler::AwaitRoom() {
   // Whoever makes some after this look sees that it is awaited.
   process_->room_awaited.store(true);
@@ -300,8 +304,7 @@ bool FaultHandler::AnswerFromDisk(Address page) {
   size_t window = StoredAhead(page);
   size_t neighbours = window;
   // Each would push another page out again where room is scarce.
-  bool plenty = process_->room_pages.load(std::memory_order_relaxed) > kAmpleRoomPages;
-  if (plenty) neighbours = std::max(neighbours, kDiskNeighbours);
+  if (!IsRoomScarce()) neighbours = std::max(neighbours, kDiskNeighbours);
   if (short_of_room_ns_ != 0) neighbours = 0;
   auto reason = window > 0 ? DiskReads::Reason::kStream : DiskReads::Reason::kFault;
   std::optional<size_t> behind = disk_.Begin(page, neighbours, reason);
@@ -413,16 +416,14 @@ size_t FaultHandler::Ahead(Readahead& streams, Address page) const {
   constexpr size_t kProvenWindow = 16;
   uint64_t number = page >> kPageShift;
   size_t window = streams.OnFault(number);
-  bool is_scarce = process_->room_pages.load(std::memory_order_relaxed) <= kAmpleRoomPages;
-  if (window == 0 || !is_scarce || window >= kProvenWindow) return window;
+  if (window == 0 || !IsRoomScarce() || window >= kProvenWindow) return window;
   streams.Brought(number, 0);
   return 0;
 }
 
 size_t FaultHandler::StoredAhead(Address page) {
   size_t window = Ahead(readahead_, page);
-  bool is_scarce = process_->room_pages.load(std::memory_order_relaxed) <= kAmpleRoomPages;
-  if (window > 0 && is_scarce) {
+  if (window > 0 && IsRoomScarce()) {
     Readahead::Passed passed = readahead_.passed();
     process_->passed.Add({passed.first << kPageShift, passed.end << kPageShift}, clock_.now_ns());
   }

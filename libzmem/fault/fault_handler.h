@@ -107,6 +107,8 @@ class FaultHandler {
   // program would have had.
   bool HaveRoom();
   bool AwaitRoom();
+  // Whether what nobody has asked for had better not come.
+  bool IsRoomScarce() const;
   // Whether `entry` is of a huge page that should come back whole, and still may.
   bool AwaitHugePage(PageEntry entry);
   size_t Ahead(Readahead& streams, Address page) const;
