@@ -54,7 +54,7 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Create(std::shared_ptr<Process
   session->wake_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!session->wake_fd_.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
   absl::StatusOr<std::unique_ptr<FaultHandler>> faults =
-      FaultHandler::Create(std::move(process), *session, clock);
+      FaultHandler::Create(std::move(process), *session, clock, &parent.crew());
   if (!faults.ok()) return faults.status();
   session->faults_ = *std::move(faults);
   return session;

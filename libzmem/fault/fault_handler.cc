@@ -13,7 +13,7 @@ namespace zmem {
 namespace {
 
 // Never written, so that it takes no memory.
-alignas(kPageBytes) std::byte zero_pages[Readahead::kMaxPages * kPageBytes];
+alignas(kPageBytes) std::byte zero_pages[PageRestorer::kBufferPages * kPageBytes];
 
 // Rounds tried at once before a pause: a changing layout settles within microseconds as a rule.
 constexpr int kEagerRounds = 16;
@@ -26,9 +26,13 @@ constexpr int64_t kAmpleRoomPages = 8192;
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
 // How long until it looks for room that nobody has told it of.
 constexpr int kRoomLookMs = 5;
+// What is brought between two looks for faults of what nobody waits for.
+constexpr size_t kSlicePages = PageRestorer::kBufferPages;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
 constexpr size_t kDiskNeighbours = 7;
+// Without a message for so long, a thread gives up its buffer.
+constexpr int kIdleMs = 10'000;
 // How long for a huge page to come back whole before it is taken apart.
 constexpr int64_t kHugePatienceNs = 2'000'000;
 
@@ -36,18 +40,19 @@ constexpr int64_t kHugePatienceNs = 2'000'000;
 
 absl::StatusOr<std::unique_ptr<FaultHandler>> FaultHandler::Create(std::shared_ptr<Process> process,
                                                                    FaultObserver& observer,
-                                                                   const Clock& clock) {
+                                                                   const Clock& clock, Crew* crew) {
   UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_fd.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
   return std::unique_ptr<FaultHandler>(
-      new FaultHandler(std::move(process), observer, clock, std::move(wake_fd)));
+      new FaultHandler(std::move(process), observer, clock, crew, std::move(wake_fd)));
 }
 
 FaultHandler::FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer,
-                           const Clock& clock, UniqueFd wake_fd)
+                           const Clock& clock, Crew* crew, UniqueFd wake_fd)
     : process_(std::move(process)),
       observer_(observer),
       clock_(clock),
+      crew_(crew),
       wake_fd_(std::move(wake_fd)),
       restorer_(*process_),
       disk_(*process_, restorer_, clock),
@@ -79,13 +84,18 @@ void FaultHandler::Wake() { eventfd_write(wake_fd_.get(), 1); }
 int FaultHandler::PollTimeoutMs() const {
   bool work = pending_count_ > 0 || !process_->arrivals.empty() || prefetcher_.pending() ||
               (draining_.load(std::memory_order_acquire) && !drained());
+  if (!coming_.empty()) return 0;
   if (!work) return -1;
   if (short_of_room_ns_ != 0) return kRoomLookMs;
   return fruitless_rounds_ < kEagerRounds ? 0 : 1;
 }
 
 void FaultHandler::Run() {
-  while (!stop_.load(std::memory_order_acquire) && Turn(PollTimeoutMs())) {
+  while (!stop_.load(std::memory_order_acquire)) {
+    int timeout_ms = PollTimeoutMs();
+    bool is_idle = timeout_ms < 0 && PageRestorer::has_buffer();
+    if (!Turn(is_idle ? kIdleMs : timeout_ms)) return;
+    if (is_idle && !heard_) PageRestorer::ReleaseBuffer();
   }
 }
 
@@ -93,7 +103,7 @@ bool FaultHandler::Turn(int timeout_ms) {
   // A descriptor of -1 is passed over.
   pollfd fds[3] = {
       {process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}, {disk_.fd(), POLLIN, 0}};
-  sys::Poll(fds, 3, timeout_ms);
+  heard_ = sys::Poll(fds, 3, timeout_ms) != 0;
   if ((fds[1].revents & POLLIN) != 0) {
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
@@ -106,10 +116,11 @@ bool FaultHandler::Turn(int timeout_ms) {
   if (fds[0].revents != 0) ServeMessages();
   if (!process_->arrivals.empty()) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
+  if (!coming_.empty()) BringSlice();
   if (draining_.load(std::memory_order_acquire) && !drained()) {
     DrainSlice();
   } else if (prefetcher_.pending()) {
-    fruitless_rounds_ = prefetcher_.Slice() ? 0 : fruitless_rounds_ + 1;
+    fruitless_rounds_ = prefetcher_.Slice(Help()) ? 0 : fruitless_rounds_ + 1;
   }
   // Last: what was begun above may have been in memory.
   if (disk_.in_flight() > 0 && disk_.Complete() == FillResult::kGone) {
@@ -362,6 +373,7 @@ void FaultHandler::FillZerosAhead(Address page, bool write) {
     window = AbsentRun(first, window);
     if (window > 0) process_->uffd.Copy(first, zero_pages, window, &filled);
     process_->TakeRoom(filled);
+    zero_ahead_.Brought(page >> kPageShift, filled);
   } else if (free > 0) {
     process_->uffd.Zero(first, free, false, &filled);  // stops at the first page that is there
     if (write) zero_ahead_.Start((first >> kPageShift) + filled);
@@ -384,7 +396,7 @@ size_t FaultHandler::FreeRun(Address first, size_t limit) {
 // undo a guard put there (FACTS 11).
 size_t FaultHandler::AbsentRun(Address first, size_t limit) {
   if (!process_->bound.load(std::memory_order_acquire)) return limit;
-  std::array<bool, Readahead::kMaxPages> absent;
+  std::array<bool, PageRestorer::kBufferPages> absent;
   if (process_->pagemap.FindAbsent(first, std::span(absent).first(limit)) != 0) return 0;
   auto end = absent.begin() + static_cast<ptrdiff_t>(limit);
   return static_cast<size_t>(std::find(absent.begin(), end, false) - absent.begin());
@@ -431,12 +443,27 @@ size_t FaultHandler::StoredAhead(Address page) {
 }
 
 void FaultHandler::ReadAhead(Address page) {
-  size_t window = std::min(StoredAhead(page), kPagesPerChunk - 1 - PageInChunk(page));
-  if (window == 0 || short_of_room_ns_ != 0) return;
+  if (coming_.OnFault(page)) return;
+  size_t window = StoredAhead(page);
+  if (short_of_room_ns_ != 0) return;
   Address first = page + kPageBytes;
-  window = AbsentRun(first, window);
+  coming_.Add({first, first + window * kPageBytes});
+}
+
+Crew* FaultHandler::Help() const {
+  // Where room is scarce, they help to make some.
+  return IsRoomScarce() ? nullptr : crew_;
+}
+
+void FaultHandler::BringSlice() {
+  if (short_of_room_ns_ != 0 ||
+      process_->room_pages.load(std::memory_order_relaxed) <= Process::kLittleRoomPages) {
+    return coming_.Clear();
+  }
+  AddressRange slice = coming_.Take(kSlicePages);
+  size_t pages = AbsentRun(slice.start, slice.pages());
   size_t restored = 0;
-  if (window > 0) restorer_.RestoreRun(first, window, &restored);
+  if (pages > 0) restorer_.RestoreRun(slice.start, pages, Help(), &restored);
   process_->TakeRoom(restored);
   process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
 }
@@ -502,7 +529,7 @@ void FaultHandler::DrainSlice() {
     }
   }
   size_t restored = 0;
-  FillResult result = restorer_.RestoreRun(page, pages, &restored);
+  FillResult result = restorer_.RestoreRun(page, pages, Help(), &restored);
   drain_page_ += restored;
   process_->TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;

@@ -13,7 +13,9 @@
 
 #include "absl/status/statusor.h"
 #include "libzmem/base/clock.h"
+#include "libzmem/base/crew.h"
 #include "libzmem/base/sys.h"
+#include "libzmem/fault/coming_pages.h"
 #include "libzmem/fault/cpu_follower.h"
 #include "libzmem/fault/disk_reads.h"
 #include "libzmem/fault/layout_events.h"
@@ -43,10 +45,11 @@ class FaultObserver {
 
 class FaultHandler {
  public:
+  // `crew`, which outlives it, helps where many pages come back at once; null: nobody does.
   // Errors: what eventfd(2) says.
   static absl::StatusOr<std::unique_ptr<FaultHandler>> Create(std::shared_ptr<Process> process,
                                                               FaultObserver& observer,
-                                                              const Clock& clock);
+                                                              const Clock& clock, Crew* crew);
 
   // The thread's body: returns after Stop, or when the address space is gone.
   void Run();
@@ -81,9 +84,12 @@ class FaultHandler {
   // woken to fault again.
   static constexpr size_t kMaxPending = 128;
   static constexpr size_t kMessages = 32;
+  // Pages that a proven stream gets ahead of its last fault: a millisecond's work, for nothing if
+  // it ends there.
+  static constexpr size_t kMostAhead = 256;
 
   FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer, const Clock& clock,
-               UniqueFd wake_fd);
+               Crew* crew, UniqueFd wake_fd);
 
   int PollTimeoutMs() const;
   void ServeMessages();
@@ -115,6 +121,10 @@ class FaultHandler {
   // The same for stored pages. What a stream has passed is noted.
   size_t StoredAhead(Address page);
   void ReadAhead(Address page);
+  // Brings a slice of what is coming.
+  void BringSlice();
+  // Who helps to bring what nobody waits for.
+  Crew* Help() const;
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.
   bool NextToDrain(Address* page);
@@ -123,6 +133,7 @@ class FaultHandler {
   const std::shared_ptr<Process> process_;
   FaultObserver& observer_;
   const Clock& clock_;
+  Crew* const crew_;
   UniqueFd wake_fd_;
   // Given up when the table is full, so that a FORK event can still be read (FACTS 4).
   UniqueFd reserve_fd_;
@@ -134,14 +145,16 @@ class FaultHandler {
   DiskReads disk_;
   LayoutEvents events_;
   Prefetcher prefetcher_;
-  Readahead readahead_;   // of stored pages
-  Readahead zero_ahead_;  // of pages never touched
+  Readahead readahead_{kMostAhead};  // of stored pages
+  ComingPages coming_;               // what readahead_ has asked for and is not there yet
+  Readahead zero_ahead_{PageRestorer::kBufferPages};  // of pages never touched
   CpuFollower follower_;
   std::array<uffd_msg, kMessages> messages_;
   std::array<Pending, kMaxPending> pending_;
   size_t pending_count_ = 0;
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room
   int64_t taken_when_short_ = 0;
+  bool heard_ = false;        // something, in the last turn
   int fruitless_rounds_ = 0;  // since a pending fault, a drain or advice last got on
 
   std::vector<uint64_t> drain_chunks_;

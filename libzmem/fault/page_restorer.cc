@@ -28,16 +28,26 @@ struct alignas(kPageBytes) PageRestorer::Tools {
   PageStore::Workspace workspace;
 };
 
-PageRestorer::Tools& PageRestorer::tools() {
-  static thread_local std::unique_ptr<Tools> tools = std::make_unique_for_overwrite<Tools>();
-  return *tools;
+std::unique_ptr<PageRestorer::Tools>& PageRestorer::own_tools() {
+  static thread_local std::unique_ptr<Tools> tools;
+  return tools;
 }
+
+PageRestorer::Tools& PageRestorer::tools() {
+  std::unique_ptr<Tools>& own = own_tools();
+  if (own == nullptr) own = std::make_unique_for_overwrite<Tools>();
+  return *own;
+}
+
+bool PageRestorer::has_buffer() { return own_tools() != nullptr; }
+
+void PageRestorer::ReleaseBuffer() { own_tools().reset(); }
 
 std::span<std::byte, kPageBytes> PageRestorer::buffer_page(size_t index) {
   return std::span<std::byte, kPageBytes>(tools().bytes.data() + index * kPageBytes, kPageBytes);
 }
 
-size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged) {
+size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages) {
   size_t start = PageInChunk(first);
   size_t limit = std::min({max_pages, kBufferPages, kPagesPerChunk - start});
   size_t claimed = 0;
@@ -49,47 +59,77 @@ size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages, boo
       swapped = chunk.Transition(start + claimed, entry, entry.With(PageEntry::kRestoring));
     }
     if (!swapped) break;
-    if (!process_.Decode(entry, buffer_page(claimed), tools().workspace)) {
-      Set(chunk, start + claimed, entry.With(PageEntry::kRestoring), entry);
-      *damaged = true;
-      break;
-    }
     claimed_[claimed++] = entry;
   }
   return claimed;
 }
 
 FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* restored) {
+  return RestoreRun(first, max_pages, nullptr, restored);
+}
+
+FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, Crew* crew, size_t* restored) {
   *restored = 0;
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(first);
   if (chunk == nullptr) {
     bool exists = process_.table.Find(ChunkNumber(first)) != nullptr;
     return exists ? FillResult::kNoMemory : FillResult::kDone;
   }
-  bool damaged = false;
-  size_t claimed = ClaimRun(*chunk, first, max_pages, &damaged);
-  if (claimed == 0) return damaged ? Poison(*chunk, first) : FillResult::kDone;
+  size_t claimed = ClaimRun(*chunk, first, max_pages);
+  if (claimed == 0) return FillResult::kDone;
 
-  size_t filled = 0;
-  FillResult result = FillBuffered(first, claimed, &filled);
-  size_t start = PageInChunk(first);
+  std::array<Part, kMaxParts> parts;
+  size_t part_pages = crew == nullptr ? claimed : kPartPages;
+  size_t count = 0;
+  for (size_t page = 0; page < claimed; page += part_pages) {
+    parts[count++] = {.first = page, .pages = std::min(part_pages, claimed - page)};
+  }
+  std::byte* bytes = tools().bytes.data();
+  if (count == 1) {
+    RestorePart(first, bytes, parts[0]);
+  } else {
+    crew->Run(count, [&](size_t i) { RestorePart(first, bytes, parts[i]); });
+  }
+
+  FillResult result = FillResult::kDone;
   auto how = claimed > 1 ? CleanPages::Return::kInStream : CleanPages::Return::kAlone;
-  for (size_t i = 0; i < claimed; ++i) {
+  for (size_t i = 0; i < count; ++i) {
+    SettlePart(*chunk, first, parts[i], how);
+    *restored += parts[i].filled;
+    if (result == FillResult::kDone) result = parts[i].result;
+  }
+  if (parts[0].damaged && parts[0].filled == 0) return Poison(*chunk, first);
+  return result;
+}
+
+void PageRestorer::RestorePart(Address run, std::byte* buffer, Part& part) {
+  std::byte* bytes = buffer + part.first * kPageBytes;
+  size_t decoded = 0;
+  while (decoded < part.pages && !part.damaged) {
+    std::span<std::byte, kPageBytes> page(bytes + decoded * kPageBytes, kPageBytes);
+    part.damaged = !process_.Decode(claimed_[part.first + decoded], page, tools().workspace);
+    if (!part.damaged) ++decoded;
+  }
+  if (decoded == 0) return;
+  part.result = Fill(run + part.first * kPageBytes, bytes, decoded, &part.filled);
+}
+
+void PageRestorer::SettlePart(Chunk& chunk, Address run, const Part& part, CleanPages::Return how) {
+  size_t start = PageInChunk(run);
+  for (size_t i = part.first; i < part.first + part.pages; ++i) {
     PageEntry busy = claimed_[i].With(PageEntry::kRestoring);
-    bool dropped = i == filled && result == FillResult::kPresent;
-    if (i < filled) {
-      Set(*chunk, start + i, busy, PageEntry());
-      chunk->ages.SetEpoch(start + i, process_.epoch.load(std::memory_order_relaxed));
-      process_.RetireClean(first + i * kPageBytes, claimed_[i], buffer_page(i), how);
-    } else if (dropped) {
-      Set(*chunk, start + i, busy, PageEntry());
+    size_t filled_end = part.first + part.filled;
+    if (i < filled_end) {
+      Set(chunk, start + i, busy, PageEntry());
+      chunk.ages.SetEpoch(start + i, process_.epoch.load(std::memory_order_relaxed));
+      process_.RetireClean(run + i * kPageBytes, claimed_[i], buffer_page(i), how);
+    } else if (i == filled_end && part.result == FillResult::kPresent) {
+      Set(chunk, start + i, busy, PageEntry());
       process_.Retire(claimed_[i]);
     } else {
-      Set(*chunk, start + i, busy, claimed_[i]);
+      Set(chunk, start + i, busy, claimed_[i]);
     }
   }
-  *restored = filled;
-  return result;
 }
 
 bool PageRestorer::DecodeObject(CodecId codec, std::span<const std::byte> object, size_t index) {
@@ -97,11 +137,15 @@ bool PageRestorer::DecodeObject(CodecId codec, std::span<const std::byte> object
 }
 
 FillResult PageRestorer::FillBuffered(Address first, size_t pages, size_t* filled) {
+  return Fill(first, tools().bytes.data(), pages, filled);
+}
+
+FillResult PageRestorer::Fill(Address first, const std::byte* bytes, size_t pages, size_t* filled) {
   *filled = 0;
-  FillResult result = process_.uffd.Copy(first, tools().bytes.data(), pages, filled);
+  FillResult result = process_.uffd.Copy(first, bytes, pages, filled);
   // The kernel fills nothing of a range that reaches into another mapping.
   for (size_t part = pages / 2; result == FillResult::kAbsent && part > 0; part /= 2) {
-    result = process_.uffd.Copy(first, tools().bytes.data(), part, filled);
+    result = process_.uffd.Copy(first, bytes, part, filled);
   }
   if (result == FillResult::kPresent) {
     Address present = first + *filled * kPageBytes;

@@ -1,14 +1,14 @@
 // Puts pages back into the program: claims their entries, decodes them into one buffer, fills them
 // in with one call, and lets go of what was stored.
-// Belongs to the fault thread, the only one that ever fills a page. No allocation but once, no
-// logging.
+// Belongs to the fault thread; nothing is ever filled but by its calls, in it and in the threads
+// that help it meanwhile. No allocation but once, no logging.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <memory>
 
-#include "libzmem/fault/readahead.h"
+#include "libzmem/base/crew.h"
 #include "libzmem/store/process.h"
 
 namespace zmem {
@@ -24,6 +24,10 @@ class PageRestorer {
   // be there: its entry was dropped, because what the program has wins. After any other result the
   // entries of what was not restored are as before.
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
+  // The same, where many pages are decoded and filled in by the threads of `crew` too; null: by the
+  // caller alone. If a part of the run could not be restored, others may have been: the result is
+  // that of the first part that could not.
+  FillResult RestoreRun(Address first, size_t max_pages, Crew* crew, size_t* restored);
 
   // For pages whose objects come from the disk: decodes one into place `index` of the buffer, false
   // if it is damaged; and fills the first `pages` places of it in at `first`, as RestoreRun does.
@@ -41,17 +45,40 @@ class PageRestorer {
   // entry: the alternative is wrong bytes. kGone if that is because its program has ended.
   FillResult Poison(Chunk& chunk, Address page);
 
-  static constexpr size_t kBufferPages = Readahead::kMaxPages;
+  static constexpr size_t kBufferPages = 64;
+
+  // Whether the calling thread has a buffer, as it has once it has brought a page back; and gives
+  // it up until the next one comes.
+  static bool has_buffer();
+  static void ReleaseBuffer();
 
  private:
-  // Claims and decodes up to `max_pages` pages from `first`; claimed_ receives what their entries
-  // were. `damaged` becomes true if the page behind them cannot be decoded.
-  size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages, bool* damaged);
+  // What one call fills in, of a run that was claimed: pages [first, first + pages) of it.
+  struct Part {
+    size_t first = 0;
+    size_t pages = 0;
+    size_t filled = 0;  // of them, from the first on
+    FillResult result = FillResult::kDone;
+    bool damaged = false;  // decoding stopped at a page that cannot be
+  };
+  // What a crew's thread takes at a time: little enough that two of them end together, and that
+  // whoever waits for the first page of a run does not wait for long.
+  static constexpr size_t kPartPages = 8;
+  static constexpr size_t kMaxParts = kBufferPages / kPartPages;
+
+  // Claims up to `max_pages` pages from `first`; claimed_ receives what their entries were.
+  size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages);
+  // Decodes the part of the run at `run`, each page into its place of `buffer`, and fills it in.
+  void RestorePart(Address run, std::byte* buffer, Part& part);
+  // Lets go of the entries of what was filled in, and gives back the others.
+  void SettlePart(Chunk& chunk, Address run, const Part& part, CleanPages::Return how);
+  FillResult Fill(Address first, const std::byte* bytes, size_t pages, size_t* filled);
 
   struct Tools;
   // Of the calling thread, which may serve many processes that never want a page. Made when the
   // first one is wanted.
   static Tools& tools();
+  static std::unique_ptr<Tools>& own_tools();
 
   Process& process_;
   std::array<PageEntry, kBufferPages> claimed_;

@@ -48,7 +48,7 @@ void Prefetcher::End() {
   under_way_.store(false, std::memory_order_release);
 }
 
-bool Prefetcher::Slice() {
+bool Prefetcher::Slice(Crew* crew) {
   if (!under_way_.load(std::memory_order_relaxed)) Begin();
   if (!under_way_.load(std::memory_order_relaxed)) return true;
   if (!FindNext()) return true;
@@ -59,7 +59,7 @@ bool Prefetcher::Slice() {
     return true;
   }
   bool on_disk = process_.table.Find(chunks_[chunk_])->Load(page_).state() == PageState::kOnDisk;
-  return on_disk ? ReadAtCursor() : RestoreAtCursor();
+  return on_disk ? ReadAtCursor() : RestoreAtCursor(crew);
 }
 
 bool Prefetcher::FindNext() {
@@ -90,7 +90,7 @@ size_t Prefetcher::AbsentRun(size_t most) const {
   return static_cast<size_t>(std::find(absent.begin(), end, false) - absent.begin());
 }
 
-bool Prefetcher::RestoreAtCursor() {
+bool Prefetcher::RestoreAtCursor(Crew* crew) {
   size_t most = std::min({PageRestorer::kBufferPages, kPagesPerChunk - page_,
                           size_t{(range_.end - cursor()) >> kPageShift}});
   // Nobody waits for these: filling one must not undo a guard (FACTS 11).
@@ -100,7 +100,7 @@ bool Prefetcher::RestoreAtCursor() {
     return true;
   }
   size_t restored = 0;
-  FillResult result = restorer_.RestoreRun(cursor(), most, &restored);
+  FillResult result = restorer_.RestoreRun(cursor(), most, crew, &restored);
   process_.TakeRoom(restored);
   left_pages_ -= static_cast<int64_t>(restored);
   process_.counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);

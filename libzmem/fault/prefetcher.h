@@ -25,8 +25,9 @@ class Prefetcher {
     return under_way_.load(std::memory_order_acquire) || process_.advice.has_wanted();
   }
   // Brings back the next run of pages, at most kBufferPages. False if nothing can be filled just
-  // now (the layout is changing, or the disk has enough to do): try again later.
-  bool Slice();
+  // now (the layout is changing, or the disk has enough to do): try again later. `crew` may help;
+  // null: nobody does.
+  bool Slice(Crew* crew);
 
  private:
   // Tries of the same page without success: a changing layout settles within microseconds as a
@@ -41,7 +42,7 @@ class Prefetcher {
   // Moves on to a page of the range that is out and that nobody brings back already. False if none
   // was found in this slice.
   bool FindNext();
-  bool RestoreAtCursor();
+  bool RestoreAtCursor(Crew* crew);
   bool ReadAtCursor();
   // How many pages from the cursor on, up to `most`, are absent: neither there nor a guard.
   size_t AbsentRun(size_t most) const;

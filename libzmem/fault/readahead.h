@@ -12,8 +12,8 @@ namespace zmem {
 
 class Readahead {
  public:
-  // Largest window, in pages: what one UFFDIO_COPY fills while the program runs on.
-  static constexpr size_t kMaxPages = 64;
+  // Windows grow up to `max_pages`.
+  explicit Readahead(size_t max_pages) : max_pages_(max_pages) {}
 
   // Says how many of the pages behind `page` (a page number) to bring back together with it.
   size_t OnFault(uint64_t page) {
@@ -22,7 +22,7 @@ class Readahead {
       if (page < stream.next || page > stream.next + stream.window) continue;
       passed_ = {stream.first, stream.next};
       stream.first = page;
-      stream.window = std::clamp(stream.window * 2, kFirstPages, kMaxPages);
+      stream.window = std::clamp(stream.window * 2, kFirstPages, max_pages_);
       stream.next = page + 1 + stream.window;
       stream.last_used = ++uses_;
       newest_ = &stream;
@@ -64,6 +64,7 @@ class Readahead {
     size_t window = 0;
     uint64_t last_used = 0;
   };
+  const size_t max_pages_;
   std::array<Stream, 4> streams_{};
   Stream* newest_ = streams_.data();
   Passed passed_;

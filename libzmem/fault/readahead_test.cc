@@ -9,13 +9,15 @@
 namespace zmem {
 namespace {
 
+constexpr size_t kMaxPages = 64;
+
 TEST(Readahead, AFirstFaultReadsNothingAhead) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   EXPECT_EQ(readahead.OnFault(1000), 0u);
 }
 
 TEST(Readahead, SequentialFaultsDoubleTheWindowUpToItsLimit) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   uint64_t page = 500;
   std::vector<size_t> windows;
   for (int fault = 0; fault < 8; ++fault) {
@@ -26,7 +28,7 @@ TEST(Readahead, SequentialFaultsDoubleTheWindowUpToItsLimit) {
 }
 
 TEST(Readahead, AFaultInsideTheWindowBehindContinuesTheStream) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   readahead.OnFault(100);
   ASSERT_EQ(readahead.OnFault(101), 4u);  // 102..105 come with it, the stream goes on at 106
   // 106..109 were in the program already.
@@ -34,7 +36,7 @@ TEST(Readahead, AFaultInsideTheWindowBehindContinuesTheStream) {
 }
 
 TEST(Readahead, TellsWhatAStreamHasPassed) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   readahead.OnFault(100);
   readahead.OnFault(101);  // 102..105 come with it
   EXPECT_EQ(readahead.passed().first, 100u);
@@ -49,7 +51,7 @@ TEST(Readahead, TellsWhatAStreamHasPassed) {
 }
 
 TEST(Readahead, AStreamGoesOnBehindWhatCame) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   EXPECT_EQ(readahead.OnFault(100), 0u);
   readahead.Brought(100, 7);  // more than asked for
   EXPECT_EQ(readahead.OnFault(108), 4u);
@@ -59,7 +61,7 @@ TEST(Readahead, AStreamGoesOnBehindWhatCame) {
 }
 
 TEST(Readahead, RandomFaultsReadNothingAhead) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   std::mt19937_64 random(TestSeed());
   for (int fault = 0; fault < 1000; ++fault) {
     uint64_t page = random() >> 16;
@@ -68,12 +70,12 @@ TEST(Readahead, RandomFaultsReadNothingAhead) {
 }
 
 TEST(Readahead, FaultsGoingDownReadNothingAhead) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   for (uint64_t page = 1000; page > 900; --page) EXPECT_EQ(readahead.OnFault(page), 0u) << page;
 }
 
 TEST(Readahead, FourStreamsGrowSideBySide) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   uint64_t pages[4] = {0x1000, 0x20000, 0x300000, 0x4000000};
   size_t window = 0;
   for (int round = 0; round < 6; ++round) {
@@ -82,11 +84,11 @@ TEST(Readahead, FourStreamsGrowSideBySide) {
       page += 1 + window;
     }
   }
-  EXPECT_EQ(window, Readahead::kMaxPages);
+  EXPECT_EQ(window, kMaxPages);
 }
 
 TEST(Readahead, AFifthStreamTakesThePlaceOfTheOneLeastUsed) {
-  Readahead readahead;
+  Readahead readahead(kMaxPages);
   for (uint64_t stream = 1; stream <= 4; ++stream) readahead.OnFault(stream << 20);
   readahead.OnFault(uint64_t{5} << 20);
   EXPECT_GT(readahead.OnFault((uint64_t{2} << 20) + 1), 0u);

@@ -56,6 +56,7 @@ class FaultThread final : public FaultObserver {
  private:
   const std::shared_ptr<Process> process_;
   const Clock& clock_;
+  Crew crew_{1, [] {}};
   std::unique_ptr<FaultHandler> handler_;
   std::atomic<bool> gone_{false};
   std::atomic<bool> room_wanted_{false};

@@ -1,4 +1,4 @@
-#include "libzmem/reclaim/crew.h"
+#include "libzmem/base/crew.h"
 
 namespace zmem {
 

@@ -1,5 +1,5 @@
 // Threads that share the work of whoever asks for help, one at a time: compressing many pages while
-// a program waits for room. Thread-safe.
+// a program waits for room, decoding many that it is about to read. Thread-safe.
 #pragma once
 
 #include <atomic>
