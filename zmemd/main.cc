@@ -1,6 +1,7 @@
 // zmemd: reads the command line and the configuration, starts the server, which reads the latter
 // again on SIGHUP, and stops it on SIGTERM or SIGINT once every page is back in its program.
 
+#include <malloc.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -92,6 +93,13 @@ int Run(const LoadedConfig& loaded, const ConfigSource& source, const std::strin
   return 0;
 }
 
+// Threads' buffers go back to the system when a thread gives them up: glibc would keep what it has
+// once seen freed of that size.
+void ReturnLargeBuffers() {
+  constexpr int kLargeBytes = 128 << 10;
+  mallopt(M_MMAP_THRESHOLD, kLargeBytes);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "zmemd keeps the cold memory of programs compressed. Programs started as\n"
@@ -115,6 +123,7 @@ int Main(int argc, char** argv) {
     return code == 0 ? 0 : kExitUsage;
   }
   SetUpLog(verbose);
+  ReturnLargeBuffers();
 
   ConfigSource source;
   if (!config_file.empty()) source.file = config_file;

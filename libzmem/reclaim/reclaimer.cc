@@ -79,7 +79,12 @@ absl::Status Reclaimer::Tick() {
   if (absl::Status status = FollowAdvice(); !status.ok()) return status;
   if (now_ns >= next_scan_ns()) {
     last_scan_ns_ = now_ns;
-    if (absl::Status status = Scan(now_ns); !status.ok()) return status;
+    if (IsAsleep(now_ns)) {
+      ReleaseTools();
+    } else {
+      scanned_ns_ = now_ns;
+      if (absl::Status status = Scan(now_ns); !status.ok()) return status;
+    }
   }
   return IsolateColdChunks(now_ns);
 }
@@ -155,6 +160,13 @@ void Reclaimer::BeginEpoch(int64_t now_ns) {
       }
     }
   }
+}
+
+bool Reclaimer::IsAsleep(int64_t now_ns) {
+  Activity activity{process_.stat.cpu_ns(), process_.counters.taken_pages(), process_.policy()};
+  if (!activity.cpu_ns || activity != activity_) asleep_since_ns_ = now_ns;
+  activity_ = activity;
+  return now_ns - scanned_ns_ < (now_ns - asleep_since_ns_) / kAsleepShare;
 }
 
 bool Reclaimer::IsIdle(int64_t now_ns) {

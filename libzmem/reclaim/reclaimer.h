@@ -93,6 +93,18 @@ class Reclaimer {
   // Whether the program has hardly run since the last time: nothing can be found out about its
   // pages then, and nothing be done wrong.
   bool IsIdle(int64_t now_ns);
+  // What changes unless a program sleeps and is left in peace.
+  struct Activity {
+    std::optional<int64_t> cpu_ns;
+    int64_t taken_pages = 0;
+    Policy policy;
+
+    friend bool operator==(const Activity&, const Activity&) = default;
+  };
+  // Whether a scan would find what the last one has found: the program has not run since, nothing
+  // has gone out, and it is to be treated as before. Looked at again now and then, for what has
+  // become cold since.
+  bool IsAsleep(int64_t now_ns);
   absl::Status IsolateColdChunks(int64_t now_ns);
   // Takes the candidate on probation; at first a sample of it, if that tells something.
   absl::Status TakeOnProbation(const Candidate& candidate, size_t slab, int64_t now_ns);
@@ -176,6 +188,9 @@ class Reclaimer {
     std::array<std::byte, kReadPages * kPageBytes> bytes;
   };
   static Tools& tools();
+  // Gives up the calling thread's until they are wanted again.
+  static void ReleaseTools();
+  static std::unique_ptr<Tools>& OwnTools();
   // Drops what the slabs' slots hold, and makes them free unless pages are still staged in them.
   // At most wire::kMaxParts.
   absl::Status FreeSlabs(std::span<const size_t> slabs);
@@ -215,6 +230,8 @@ class Reclaimer {
   static constexpr size_t kWorthTaking = 32;
   // A program that used less CPU time, in percent of wall time, is idle.
   static constexpr int64_t kIdlePercent = 1;
+  // One that has slept for so many times as long as it was not scanned is scanned again.
+  static constexpr int64_t kAsleepShare = 4;
   // How often the limit is looked at: as often as it takes a program that allocates a GiB/s to
   // reach it, and less if nothing happens.
   static constexpr int64_t kGrowthPagesPerMs = 256;
@@ -244,7 +261,10 @@ class Reclaimer {
   OldestPages victims_;                 // to go where room is wanted
   int64_t victims_ns_ = 0;              // when they were picked
   unsigned turn_ = 0;                   // of TakePassed
-  int64_t last_scan_ns_;
+  int64_t last_scan_ns_;                // or when none was needed
+  int64_t scanned_ns_ = 0;
+  Activity activity_;            // when it was last looked at
+  int64_t asleep_since_ns_ = 0;  // when that last changed
   int64_t next_limit_ns_ = 0;
   int64_t limit_tick_ns_ = kLongLimitTickNs;
   int64_t last_room_pages_ = 0;

@@ -1,6 +1,9 @@
 // How much the reclaimer takes: samples first, what the stall budget lets it, what a limit or the
 // host wants.
+#include <signal.h>
+#include <spawn.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 #include "libzmem/reclaim/reclaimer_fixture.h"
 
@@ -8,6 +11,28 @@ namespace zmem {
 namespace {
 
 constexpr size_t kSample = 16;
+
+// A process that does nothing.
+class Sleeper {
+ public:
+  Sleeper() {
+    char name[] = "sleep";
+    char forever[] = "infinity";
+    char* arguments[] = {name, forever, nullptr};
+    EXPECT_EQ(posix_spawnp(&pid_, name, nullptr, nullptr, arguments, environ), 0);
+  }
+  ~Sleeper() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  Sleeper(const Sleeper&) = delete;
+  Sleeper& operator=(const Sleeper&) = delete;
+
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = 0;
+};
 
 class Policies : public ReclaimerTest {
  protected:
@@ -70,6 +95,28 @@ TEST_F(Policies, StallsAboveTheTargetSlowItDown) {
   EXPECT_GT(process_->counters.stall_ppm, 10'000u);
   EXPECT_LT(process_->counters.rate_pages_per_s, rate);
   EXPECT_GT(process_->counters.rate_cuts, 0u);
+}
+
+TEST_F(Policies, ASleepingProgramIsScannedLessAndLessOften) {
+  Sleeper sleeper;
+  process_->stat = OrDie(ProcessStat::Open(sleeper.pid()));
+  WriteVaried(0, kPagesPerChunk);
+  Pass(10 * kPolicy.cold_age_ns);
+  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk);  // no later than of another
+  auto scans_in = [this](int64_t ns) {
+    Epoch before = process_->epoch;
+    Pass(ns);
+    return EpochsBetween(before, process_->epoch);
+  };
+  constexpr int kIntervals = 60;
+  unsigned scans = scans_in(kIntervals * kPolicy.scan_interval_ns);
+  EXPECT_GT(scans, 0u);
+  EXPECT_LT(scans, kIntervals / 6u);
+  Set([](Policy& policy) { policy.cold_age_ns *= 2; });
+  EXPECT_EQ(scans_in(kPolicy.scan_interval_ns), 1u);
+  LookBusy();
+  EXPECT_EQ(scans_in(5 * kPolicy.scan_interval_ns), 5u);
+  ExpectAllHeld();
 }
 
 TEST_F(Policies, PagesThatStayedInGoOutBeforeThoseThatCameBack) {

@@ -10,10 +10,18 @@
 
 namespace zmem {
 
-Reclaimer::Tools& Reclaimer::tools() {
-  static thread_local std::unique_ptr<Tools> tools = std::make_unique<Tools>();
-  return *tools;
+std::unique_ptr<Reclaimer::Tools>& Reclaimer::OwnTools() {
+  static thread_local std::unique_ptr<Tools> tools;
+  return tools;
 }
+
+Reclaimer::Tools& Reclaimer::tools() {
+  std::unique_ptr<Tools>& own = OwnTools();
+  if (own == nullptr) own = std::make_unique_for_overwrite<Tools>();
+  return *own;
+}
+
+void Reclaimer::ReleaseTools() { OwnTools().reset(); }
 
 wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
   wire::PageSet staged;

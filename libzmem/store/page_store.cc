@@ -21,11 +21,10 @@ uint64_t NameOf(PageEntry entry) {
 
 }  // namespace
 
-PageStore::Workspace::Workspace() {
-  for (size_t id = 0; id < kCodecIds; ++id) {
-    const Compressor* compressor = FindCompressor(static_cast<CodecId>(id));
-    if (compressor != nullptr) scratch_[id] = compressor->MakeScratch();
-  }
+Scratch& PageStore::Workspace::ScratchFor(const Compressor& compressor) {
+  std::unique_ptr<Scratch>& scratch = scratch_[static_cast<size_t>(compressor.id())];
+  if (scratch == nullptr) scratch = compressor.MakeScratch();
+  return *scratch;
 }
 
 StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
@@ -75,7 +74,7 @@ std::optional<size_t> PageStore::Compress(std::span<const std::byte, kPageBytes>
                                           const Compressor& compressor) const {
   size_t most = options_.backing != nullptr ? kWorthCompressing : options_.fat_bytes;
   return compressor.Compress(page, std::span(workspace.compressed_).first(most),
-                             *workspace.scratch_[static_cast<size_t>(compressor.id())]);
+                             workspace.ScratchFor(compressor));
 }
 
 bool PageStore::IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
@@ -173,7 +172,7 @@ std::optional<PageEntry> PageStore::Recompress(CodecId codec, std::span<const st
     return std::nullopt;
   }
   std::span<std::byte> out = std::span(workspace.compressed_).first(most);
-  Scratch& scratch = *workspace.scratch_[static_cast<size_t>(compressor->id())];
+  Scratch& scratch = workspace.ScratchFor(*compressor);
   std::optional<size_t> bytes = compressor->Compress(workspace.object_, out, scratch);
   if (!bytes) return std::nullopt;
   std::optional<ZHandle> handle = pool_.Put(out.first(*bytes));
@@ -220,7 +219,7 @@ bool PageStore::Decode(CodecId codec, std::span<const std::byte> object,
     default: {
       const Compressor* compressor = FindCompressor(codec);
       return compressor != nullptr &&
-             compressor->Decompress(object, page, *workspace.scratch_[static_cast<size_t>(codec)]);
+             compressor->Decompress(object, page, workspace.ScratchFor(*compressor));
     }
   }
 }

@@ -57,13 +57,13 @@ class PageStore {
     BackingFile* backing = nullptr;
   };
 
-  // One thread's working memory. Allocates when made, never in use.
+  // One thread's working memory. Allocates when a codec is first used, and never again: most know
+  // one codec, and zstd's takes half a MiB.
   class Workspace {
-   public:
-    Workspace();
-
    private:
     friend class PageStore;
+    Scratch& ScratchFor(const Compressor& compressor);
+
     std::array<std::unique_ptr<Scratch>, kCodecIds> scratch_;
     alignas(64) std::array<std::byte, kPageBytes> compressed_;
     alignas(64) std::array<std::byte, kPageBytes> object_;
