@@ -10,8 +10,8 @@ namespace {
 
 using Means = CompileJob::Means;
 
-// Kills of one means after which it cannot be measured.
-constexpr int kMostKills = 3;
+// Kills of one job after which it is given up.
+constexpr int kMostKills = 10;
 
 const char* Name(Means means) {
   switch (means) {
@@ -67,9 +67,10 @@ class Jobs {
         plain_.elapsed_s, Mib(plain_.peak_bytes), Mib(plain_.peak_bytes / 2), held(Means::kZmem),
         zmemd_cpu_s_, held(Means::kZram)));
     for (auto [means, count] : kills_) {
-      bench_.results().AddNote(absl::StrFormat(
-          "compile: the kernel killed a compiler of %s %d times for want of room; it was run again",
-          Name(means), count));
+      bench_.results().AddNote(
+          absl::StrFormat("compile: over %s the kernel killed a compiler %d times for want of "
+                          "room; the job was run again",
+                          Name(means), count));
     }
   }
 
@@ -89,11 +90,12 @@ class Jobs {
 
   // A job that was killed is begun again, and only its last run counts; the notes tell of it.
   CompileJob::Result UntilNotKilled(const CompileJob::Options& options) {
-    while (true) {
+    for (int kills = 1;; ++kills) {
       try {
         return Once(options);
       } catch (const CompilerKilled&) {
-        if (++kills_[options.means] > kMostKills) throw;
+        ++kills_[options.means];
+        if (kills == kMostKills) throw;
       }
     }
   }

@@ -1,5 +1,6 @@
 #include "tests/limited_cgroup.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,11 +25,21 @@ bool Remove(const std::string& path) {
   return false;
 }
 
+// A limit below what is used is refused for as long as the kernel finds too little to reclaim.
+constexpr int kWriteTries = 50;
+constexpr int kWritePauseMs = 100;
+
 void Write(const std::string& path, const std::string& value) {
-  std::ofstream file(path);
-  file << value;
-  file.close();
-  if (!file) throw ErrnoError("cannot write " + value + " to " + path);
+  for (int tries = 1;; ++tries) {
+    std::ofstream file(path);
+    file << value;
+    file.close();
+    if (file) return;
+    if (errno != EBUSY || tries == kWriteTries) {
+      throw ErrnoError("cannot write " + value + " to " + path);
+    }
+    poll(nullptr, 0, kWritePauseMs);
+  }
 }
 
 }  // namespace
