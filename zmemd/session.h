@@ -60,10 +60,6 @@ struct Identity {
 
 class Session final : public FaultObserver, public std::enable_shared_from_this<Session> {
  public:
-  // Buffers and records that every session has, whatever it manages: the fault thread's and the
-  // reclaimer's page buffers, the histogram.
-  static constexpr uint64_t kFixedBytes = 600 * 1024;
-
   // Nobody serves it yet. Errors: what eventfd(2) says.
   static absl::StatusOr<std::shared_ptr<Session>> Create(std::shared_ptr<Process> process,
                                                          SessionParent& parent, const Clock& clock);

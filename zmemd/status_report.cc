@@ -92,7 +92,7 @@ uint64_t MetadataBytes(const DaemonParts& parts) {
   const BackingFile* file = parts.store.backing();
   uint64_t of_file = file == nullptr ? 0 : file->stats().metadata_bytes;
   return of_file + parts.store.pool().stats().metadata_bytes + parts.arena.held_bytes() +
-         parts.store.metadata_bytes() + parts.sessions.All().size() * Session::kFixedBytes;
+         parts.store.metadata_bytes() + parts.sessions.All().size() * Process::kMetadataBytes;
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 #include "libzmem/estimate/cold_look.h"
 #include "libzmem/estimate/observed_program.h"
 #include "libzmem/estimate/page_grader.h"
+#include "libzmem/store/page_table.h"
+#include "libzmem/store/process.h"
 
 namespace zmem {
 namespace {
@@ -17,8 +19,6 @@ namespace {
 constexpr int64_t kMillisecondNs = 1'000'000;
 // Bounds how late a display is, and how late the program's end is noticed.
 constexpr int64_t kWaitNs = 200 * kMillisecondNs;
-// Buffers that zmemd has for a program, whatever it manages of it (Session::kFixedBytes).
-constexpr uint64_t kSessionBytes = 600 << 10;
 
 absl::Status Ended(pid_t pid) {
   return absl::AbortedError(absl::StrCat("process ", pid, " ended while it was looked at"));
@@ -53,7 +53,7 @@ EstimatedAge AgeOf(const PageSample& sample, const ColdLook& look, PagesOut out)
     EstimatedAge::OfCodec result;
     result.out_bytes = saving.out_bytes + original_bytes;
     result.pool_bytes = saving.pool_bytes + held_bytes;
-    result.metadata_bytes = kSessionBytes + chunks * kPageBytes;
+    result.metadata_bytes = Process::kMetadataBytes + chunks * kChunkMetadataBytes;
     result.net_bytes = saving.freed_bytes;
     result.net_bytes.value +=
         original_bytes - held_bytes - static_cast<double>(result.metadata_bytes);

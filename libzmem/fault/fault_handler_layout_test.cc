@@ -53,7 +53,7 @@ TEST_F(FaultHandlerTest, UnmappingDropsWhatIsStored) {
   memory_.Unmap(2 * kPagesPerChunk, 2 * kPagesPerChunk);
   faults_->Settle();
   ExpectNothingStored();
-  EXPECT_EQ(store_.arena->held_bytes(), kPageBytes) << "of the chunk that went by halves";
+  EXPECT_EQ(store_.arena->held_bytes(), kChunkMetadataBytes) << "of the chunk that went by halves";
 }
 
 TEST_F(FaultHandlerTest, AMappingPutOverAManagedOneIsNotOurs) {

@@ -9,7 +9,7 @@ namespace {
 constexpr size_t kGranulesPerSlot = kSpanSlotBytes / kPoolGranuleBytes;
 
 static_assert(kSizeStepBytes == kPoolGranuleBytes);
-static_assert(kMaxSpanPages * kPageBytes == kSpanSlotBytes);
+static_assert(kMaxSpanPages * kPageBytes <= kSpanSlotBytes);
 static_assert(kGranulesPerSlot < kNoGranule);
 
 }  // namespace

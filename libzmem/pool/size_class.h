@@ -1,7 +1,7 @@
 // Size classes: which objects share a span, and how many pages such a span has.
 // Sizes are rounded up to a step of 16 bytes; neighbouring steps that give a span the same number
-// of objects and pages are one class, as in zsmalloc. One constant table; thread-safe.
-// Source: mm/zsmalloc.c, get_pages_per_zspage, can_merge.
+// of objects and pages are one class, as in zsmalloc, whose spans have 8 pages at most. One
+// constant table; thread-safe. Source: mm/zsmalloc.c, get_pages_per_zspage, can_merge.
 #pragma once
 
 #include <array>
@@ -14,8 +14,8 @@ namespace zmem {
 
 inline constexpr size_t kSizeStepBytes = 16;
 inline constexpr size_t kSizeSteps = kPageBytes / kSizeStepBytes;
-inline constexpr size_t kMaxSpanPages = 8;
-inline constexpr size_t kSizeClasses = 120;  // what the rule above comes to
+inline constexpr size_t kMaxSpanPages = 12;
+inline constexpr size_t kSizeClasses = 153;  // what the rule above comes to
 
 struct SizeClass {
   uint16_t object_bytes = 0;      // room for one object, a multiple of kSizeStepBytes

@@ -294,7 +294,7 @@ TEST(ZpoolCompaction, LeavesLessThanOneSpareSpanInEachClass) {
     EXPECT_EQ(after.held_bytes, before.held_bytes - before.reclaimable_bytes) << churn.name;
     EXPECT_EQ(pool->ChooseVictims(kAllSpans), 0u) << churn.name;
     pool->EndRound();
-    EXPECT_GE(Density(*pool), 0.90) << churn.name << ", seed " << kSeed;
+    EXPECT_GE(Density(*pool), 0.89) << churn.name << ", seed " << kSeed;
     std::printf("%-32s density %.4f filled, %.4f churned, %.4f compacted\n", churn.name, filled,
                 churned, Density(*pool));
   }

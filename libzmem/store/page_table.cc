@@ -51,6 +51,10 @@ void ChunkArena::Free(std::atomic<uint64_t>* entries) {
   free_.push_back(offset / kPageBytes);
 }
 
+uint64_t ChunkArena::held_bytes() const {
+  return held_chunks_.load(std::memory_order_relaxed) * kChunkMetadataBytes;
+}
+
 bool Chunk::Transition(size_t page, PageEntry& expected, PageEntry desired) {
   ZMEM_CHECK(TransitionAllowed(expected.state(), desired.state()));
   uint64_t bits = expected.bits();

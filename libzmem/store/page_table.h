@@ -38,8 +38,8 @@ class ChunkArena {
   std::atomic<uint64_t>* Allocate();
   void Free(std::atomic<uint64_t>* entries);
 
-  // Memory taken by entries now.
-  uint64_t held_bytes() const { return held_chunks_.load(std::memory_order_relaxed) * kPageBytes; }
+  // Memory taken now by what is known of chunks: kChunkMetadataBytes for each.
+  uint64_t held_bytes() const;
 
  private:
   explicit ChunkArena(SharedRegion region) : region_(std::move(region)) {}
@@ -97,6 +97,9 @@ class Chunk {
   ChunkArena& arena_;
   std::atomic<uint64_t>* entries_;
 };
+
+// Entries, record and place in a table.
+inline constexpr uint64_t kChunkMetadataBytes = kPageBytes + sizeof(Chunk) + 112;
 
 class PageTable {
  public:

@@ -30,7 +30,7 @@ class PageTableTest : public testing::Test {
   void Remove(PageTable& table, uint64_t number) {
     table.Remove(number, [this](PageEntry entry) { released_.push_back(entry); });
   }
-  uint64_t held_chunks() const { return arena_->held_bytes() / kPageBytes; }
+  uint64_t held_chunks() const { return arena_->held_bytes() / kChunkMetadataBytes; }
 
   std::unique_ptr<ChunkArena> arena_ = OrDie(ChunkArena::Create(8));
   PageTable table_{*arena_};
@@ -237,7 +237,7 @@ TEST(PageTable, RelativesThatUnshareAtOnceHaveOneCopyEach) {
     }
     for (std::thread& thread : threads) thread.join();
     EXPECT_EQ(references, int{kRelatives} - 1);
-    EXPECT_EQ(arena->held_bytes(), kRelatives * kPageBytes);
+    EXPECT_EQ(arena->held_bytes(), kRelatives * kChunkMetadataBytes);
     for (PageTable* table : tables) {
       EXPECT_EQ(table->Find(kChunk)->sharers, 1u);
       int released = 0;

@@ -117,6 +117,9 @@ class Process {
  public:
   // Slabs a staging area has at most; the agent may have mapped fewer.
   static constexpr size_t kMaxSlabs = 64;
+  // What a sleeping program costs beside its chunks: records, and the stacks and heaps of its two
+  // threads. Measured.
+  static constexpr uint64_t kMetadataBytes = 192 << 10;
 
   // Makes up a token.
   Process(PageStore& store, ChunkArena& arena, Userfaultfd uffd);
