@@ -95,11 +95,11 @@ void Reclaimer::StorePage(Chunk& chunk, size_t slab, size_t page,
 
 StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBytes> page,
                              PageEntry* stored, Patience patience) {
-  PageStore::Workspace& workspace = tools().workspace;
-  if (std::optional<PageEntry> unchanged = process_.clean_pages.Reuse(address, page, workspace)) {
+  if (std::optional<PageEntry> unchanged = process_.clean_pages.Reuse(address, page)) {
     *stored = *unchanged;
     return StoreResult::kStored;
   }
+  PageStore::Workspace& workspace = tools().workspace;
   constexpr auto kPause = std::chrono::milliseconds(1);
   const Compressor* compressor = process_.policy().compressor;
   StoreResult result = process_.store.Put(page, workspace, stored, compressor);

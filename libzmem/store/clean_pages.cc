@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -15,8 +16,9 @@ constexpr uint32_t kLearnShift = 5;
 // Of those that promise nothing one in so many is kept, to see whether that has changed.
 constexpr uint32_t kProbing = 16;
 
-uint64_t HashOf(std::span<const std::byte, kPageBytes> bytes) {
-  return XXH3_64bits(bytes.data(), bytes.size());
+uint64_t RandomSeed() {
+  std::random_device random;
+  return uint64_t{random()} << 32 | random();
 }
 
 // What it costs to keep the object of `entry` in memory.
@@ -33,13 +35,18 @@ bool WorthKeeping(PageEntry entry) {
 
 }  // namespace
 
-CleanPages::CleanPages(PageStore& store) : store_(store), promise_(kCertain) {
+CleanPages::CleanPages(PageStore& store) : store_(store), seed_(RandomSeed()), promise_(kCertain) {
   store_.AddSpare(this);
 }
 
 CleanPages::~CleanPages() {
   store_.RemoveSpare(this);
   DropAll();
+}
+
+CleanPages::Hash CleanPages::HashOf(std::span<const std::byte, kPageBytes> bytes) const {
+  XXH128_hash_t hash = XXH3_128bits_withSeed(bytes.data(), bytes.size(), seed_);
+  return {hash.low64, hash.high64};
 }
 
 bool CleanPages::Promising() {
@@ -74,9 +81,9 @@ bool CleanPages::GiveUpOldest() {
     MutexLock lock(mutex_);
     auto oldest = OldestLocked();
     if (oldest == forms_.end()) return false;
-    for (PageEntry& entry : oldest->second->entries) {
-      if (entry == PageEntry()) continue;
-      dropped.push_back(std::exchange(entry, PageEntry()));
+    for (Form& form : oldest->second->forms) {
+      if (form.entry == PageEntry()) continue;
+      dropped.push_back(std::exchange(form.entry, PageEntry()));
       if (dropped.size() == kForms) break;
     }
     if (dropped.size() < kForms) {
@@ -106,8 +113,7 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
     has_room = store_.HasCleanRoom(BytesOf(entry));
   }
   if (!has_room) return false;
-  bool on_disk = entry.state() == PageState::kOnDisk;
-  uint64_t hash = on_disk ? HashOf(bytes) : 0;
+  Hash hash = HashOf(bytes);
   // Counted first, so that nobody takes off what was not put on.
   store_.clean.pages.fetch_add(1, std::memory_order_relaxed);
   store_.clean.object_bytes.fetch_add(BytesOf(entry), std::memory_order_relaxed);
@@ -121,14 +127,9 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
       store_.clean.metadata_bytes.fetch_add(sizeof(ChunkForms), std::memory_order_relaxed);
       chunks_.store(forms_.size(), std::memory_order_relaxed);
     }
-    if (on_disk && forms->hashes == nullptr) {
-      forms->hashes = std::make_unique<Hashes>();
-      store_.clean.metadata_bytes.fetch_add(sizeof(Hashes), std::memory_order_relaxed);
-    }
     forms->period = period_;
     forms->kept = ++keeps_;
-    replaced = std::exchange(forms->entries[PageInChunk(page)], entry);
-    if (on_disk) (*forms->hashes)[PageInChunk(page)] = hash;
+    replaced = std::exchange(forms->forms[PageInChunk(page)], {entry, hash}).entry;
   }
   if (replaced != PageEntry()) Release(replaced);
   // set_enabled(false) may have looked before this was here.
@@ -136,24 +137,19 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
   return true;
 }
 
-PageEntry CleanPages::Take(Address page, uint64_t* hash) {
+CleanPages::Form CleanPages::Take(Address page) {
   MutexLock lock(mutex_);
   auto found = forms_.find(ChunkNumber(page));
-  if (found == forms_.end()) return PageEntry();
-  ChunkForms& forms = *found->second;
-  if (forms.hashes != nullptr) *hash = (*forms.hashes)[PageInChunk(page)];
-  return std::exchange(forms.entries[PageInChunk(page)], PageEntry());
+  if (found == forms_.end()) return {};
+  return std::exchange(found->second->forms[PageInChunk(page)], {});
 }
 
 std::optional<PageEntry> CleanPages::Reuse(Address page,
-                                           std::span<const std::byte, kPageBytes> bytes,
-                                           PageStore::Workspace& workspace) {
+                                           std::span<const std::byte, kPageBytes> bytes) {
   if (chunks_.load(std::memory_order_relaxed) == 0) return std::nullopt;
-  uint64_t hash = 0;
-  PageEntry entry = Take(page, &hash);
+  auto [entry, hash] = Take(page);
   if (entry == PageEntry()) return std::nullopt;
-  bool same = entry.state() == PageState::kOnDisk ? hash == HashOf(bytes)
-                                                  : store_.Holds(entry, bytes, workspace);
+  bool same = hash == HashOf(bytes);
   Learn(same);
   if (!same) {
     store_.clean.changed.fetch_add(1, std::memory_order_relaxed);
@@ -173,11 +169,10 @@ void CleanPages::Release(PageEntry entry) {
 }
 
 void CleanPages::ReleaseAll(const ChunkForms& forms) {
-  for (PageEntry entry : forms.entries) {
-    if (entry != PageEntry()) Release(entry);
+  for (const Form& form : forms.forms) {
+    if (form.entry != PageEntry()) Release(form.entry);
   }
-  uint64_t bytes = sizeof(ChunkForms) + (forms.hashes == nullptr ? 0 : sizeof(Hashes));
-  store_.clean.metadata_bytes.fetch_sub(bytes, std::memory_order_relaxed);
+  store_.clean.metadata_bytes.fetch_sub(sizeof(ChunkForms), std::memory_order_relaxed);
 }
 
 template <typename Unwanted>
@@ -209,7 +204,7 @@ void CleanPages::Drop(AddressRange range) {
     Address start = number << kChunkShift;
     AddressRange part = range.Intersect({start, start + kChunkBytes});
     for (Address page = part.start; page < part.end; page += kPageBytes) {
-      PageEntry entry = std::exchange(forms.entries[PageInChunk(page)], PageEntry());
+      PageEntry entry = std::exchange(forms.forms[PageInChunk(page)].entry, PageEntry());
       if (entry != PageEntry()) dropped.push_back(entry);
     }
   };
@@ -235,9 +230,9 @@ bool CleanPages::DropIf(absl::FunctionRef<bool(PageEntry)> unwanted) {
   {
     MutexLock lock(mutex_);
     for (auto& [number, forms] : forms_) {
-      for (PageEntry& entry : forms->entries) {
-        if (entry == PageEntry() || !unwanted(entry)) continue;
-        dropped.push_back(std::exchange(entry, PageEntry()));
+      for (Form& form : forms->forms) {
+        if (form.entry == PageEntry() || !unwanted(form.entry)) continue;
+        dropped.push_back(std::exchange(form.entry, PageEntry()));
       }
     }
   }

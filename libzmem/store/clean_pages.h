@@ -1,8 +1,9 @@
 // The stored forms of pages that came back, of one process: a page that goes out again unchanged is
 // neither compressed nor written again, as with the kernel's swap cache. A form is only ever used
-// for a page with the very bytes that it holds, so one that is out of date is of no use, but of no
-// harm either.
-// Thread-safe. Its lock is taken after the table's and before the pool's.
+// for a page with the bytes that it holds, so one that is out of date is of no use, but of no harm
+// either. Whether it has them says a hash of 128 bits with a seed of its own: to decode the form
+// and compare takes twenty times as long (docs/performance.md). Thread-safe. Its lock is taken
+// after the table's and before the pool's.
 #pragma once
 
 #include <array>
@@ -42,8 +43,7 @@ class CleanPages final : public SpareObjects {
 
   // What was kept for `page`, if it holds `bytes`: to be published again, and the caller's until
   // then. What holds other bytes is given up.
-  std::optional<PageEntry> Reuse(Address page, std::span<const std::byte, kPageBytes> bytes,
-                                 PageStore::Workspace& workspace);
+  std::optional<PageEntry> Reuse(Address page, std::span<const std::byte, kPageBytes> bytes);
 
   // Gives up what is kept of pages in `range`.
   void Drop(AddressRange range);
@@ -58,13 +58,20 @@ class CleanPages final : public SpareObjects {
   void set_enabled(bool enabled);
 
  private:
-  // A hash stands for what lies on disk: reading it back would take longer than writing it again.
-  using Hashes = std::array<uint64_t, kPagesPerChunk>;
+  struct Hash {
+    uint64_t low = 0;
+    uint64_t high = 0;
+
+    friend bool operator==(const Hash&, const Hash&) = default;
+  };
+  struct Form {
+    PageEntry entry;
+    Hash hash;  // of the page
+  };
   struct ChunkForms {
     uint64_t period = 0;  // of Age, when the last was kept
     uint64_t kept = 0;    // the number of that Keep
-    std::array<PageEntry, kPagesPerChunk> entries{};
-    std::unique_ptr<Hashes> hashes;  // if one of the entries is on disk
+    std::array<Form, kPagesPerChunk> forms{};
   };
   using Forms = absl::flat_hash_map<uint64_t, std::unique_ptr<ChunkForms>>;
 
@@ -75,8 +82,9 @@ class CleanPages final : public SpareObjects {
   // Whether forms of this process were of use lately. If not, few are kept, to see.
   bool Promising();
   void Learn(bool reused);
-  // The entry kept for `page`, and its hash; kResident if there is none. Not kept any more then.
-  PageEntry Take(Address page, uint64_t* hash);
+  // What is kept for `page`; its entry is kResident if there is nothing. Not kept any more then.
+  Form Take(Address page);
+  Hash HashOf(std::span<const std::byte, kPageBytes> bytes) const;
   void Release(PageEntry entry);
   void ReleaseAll(const ChunkForms& forms);
   void DropAll();
@@ -85,6 +93,7 @@ class CleanPages final : public SpareObjects {
   void DropForms(Unwanted unwanted);
 
   PageStore& store_;
+  const uint64_t seed_;  // nobody can make up pages that have the same hash
   std::atomic<bool> enabled_{true};
   std::atomic<uint32_t> promise_;  // 0..kCertain
   std::atomic<uint32_t> passed_over_{0};

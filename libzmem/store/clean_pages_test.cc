@@ -32,8 +32,7 @@ class CleanPagesTest : public testing::Test {
     return clean_.Keep(address(page), entry, CompressiblePage(page).bytes);
   }
   std::optional<PageEntry> Reuse(size_t page, uint64_t version = 0) {
-    return clean_.Reuse(address(page), CompressiblePage(page + version * kPages).bytes,
-                        store_.workspace);
+    return clean_.Reuse(address(page), CompressiblePage(page + version * kPages).bytes);
   }
   void ExpectNothingKept() {
     EXPECT_EQ(store_.store.clean.pages.load(), 0u);
@@ -68,13 +67,12 @@ TEST_F(CleanPagesTest, OneChangedByteIsAChange) {
   ASSERT_TRUE(Keep(7, Put(7)));
   PageBytes page = CompressiblePage(7);
   page.bytes[kPageBytes - 1] ^= std::byte{1};
-  EXPECT_FALSE(clean_.Reuse(address(7), page.bytes, store_.workspace));
+  EXPECT_FALSE(clean_.Reuse(address(7), page.bytes));
 }
 
 TEST_F(CleanPagesTest, AnotherPageWithTheSameBytesGetsNothing) {
   ASSERT_TRUE(Keep(7, Put(7)));
-  EXPECT_FALSE(
-      clean_.Reuse(address(7 + kPagesPerChunk), CompressiblePage(7).bytes, store_.workspace));
+  EXPECT_FALSE(clean_.Reuse(address(7 + kPagesPerChunk), CompressiblePage(7).bytes));
 }
 
 TEST_F(CleanPagesTest, WhatTakesNoRoomOrTooMuchIsNotKept) {
@@ -246,7 +244,7 @@ TEST_F(CleanPagesTest, ThreadsMayDoAllOfItAtOnce) {
     while (!stop.load(std::memory_order_relaxed)) {
       size_t page = random() % 64 * 30;
       PageBytes bytes = CompressiblePage(page);
-      if (std::optional<PageEntry> entry = clean_.Reuse(address(page), bytes.bytes, workspace)) {
+      if (std::optional<PageEntry> entry = clean_.Reuse(address(page), bytes.bytes)) {
         PageBytes found;
         ASSERT_TRUE(store_.store.Get(*entry, found.bytes, workspace));
         ASSERT_EQ(found, bytes);

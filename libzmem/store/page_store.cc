@@ -224,13 +224,6 @@ bool PageStore::Decode(CodecId codec, std::span<const std::byte> object,
   }
 }
 
-bool PageStore::Holds(PageEntry entry, std::span<const std::byte, kPageBytes> page,
-                      Workspace& workspace) const {
-  ZMEM_CHECK(entry.state() == PageState::kInPool);
-  return Get(entry, workspace.object_, workspace) &&
-         std::memcmp(workspace.object_.data(), page.data(), kPageBytes) == 0;
-}
-
 PageEntry PageStore::AddReference(PageEntry entry) {
   if (!entry.has_object()) return entry;
   MutexLock lock(mutex_);

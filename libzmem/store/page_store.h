@@ -116,9 +116,6 @@ class PageStore {
   // Whether Put would not find `page` incompressible.
   bool IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
                       const Compressor* compressor = nullptr) const;
-  // Whether an entry in the pool holds `page`.
-  bool Holds(PageEntry entry, std::span<const std::byte, kPageBytes> page,
-             Workspace& workspace) const;
 
   // A second holder of `entry`: returns the entry that both carry from now on.
   PageEntry AddReference(PageEntry entry);
