@@ -120,7 +120,7 @@ bool FaultHandler::Turn(int timeout_ms) {
   if (draining_.load(std::memory_order_acquire) && !drained()) {
     DrainSlice();
   } else if (prefetcher_.pending()) {
-    fruitless_rounds_ = prefetcher_.Slice(Help()) ? 0 : fruitless_rounds_ + 1;
+    fruitless_rounds_ = prefetcher_.Slice(crew_) ? 0 : fruitless_rounds_ + 1;
   }
   // Last: what was begun above may have been in memory.
   if (disk_.in_flight() > 0 && disk_.Complete() == FillResult::kGone) {
@@ -450,11 +450,6 @@ void FaultHandler::ReadAhead(Address page) {
   coming_.Add({first, first + window * kPageBytes});
 }
 
-Crew* FaultHandler::Help() const {
-  // Where room is scarce, they help to make some.
-  return IsRoomScarce() ? nullptr : crew_;
-}
-
 void FaultHandler::BringSlice() {
   if (short_of_room_ns_ != 0 ||
       process_->room_pages.load(std::memory_order_relaxed) <= Process::kLittleRoomPages) {
@@ -463,7 +458,7 @@ void FaultHandler::BringSlice() {
   AddressRange slice = coming_.Take(kSlicePages);
   size_t pages = AbsentRun(slice.start, slice.pages());
   size_t restored = 0;
-  if (pages > 0) restorer_.RestoreRun(slice.start, pages, Help(), &restored);
+  if (pages > 0) restorer_.RestoreRun(slice.start, pages, crew_, &restored);
   process_->TakeRoom(restored);
   process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
 }
@@ -529,7 +524,7 @@ void FaultHandler::DrainSlice() {
     }
   }
   size_t restored = 0;
-  FillResult result = restorer_.RestoreRun(page, pages, Help(), &restored);
+  FillResult result = restorer_.RestoreRun(page, pages, crew_, &restored);
   drain_page_ += restored;
   process_->TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;

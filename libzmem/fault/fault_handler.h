@@ -123,8 +123,6 @@ class FaultHandler {
   void ReadAhead(Address page);
   // Brings a slice of what is coming.
   void BringSlice();
-  // Who helps to bring what nobody waits for.
-  Crew* Help() const;
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.
   bool NextToDrain(Address* page);
