@@ -392,14 +392,22 @@ size_t FaultHandler::FreeRun(Address first, size_t limit) {
   return run;
 }
 
-// How many of the `limit` pages from `first` on are absent. Filling one that nobody waits for would
-// undo a guard put there (FACTS 11).
+// Which of the pages from `first` on, in one chunk, are absent: as many as `absent` has places.
+// Filling one that nobody waits for would undo a guard put there (FACTS 11).
+void FaultHandler::FindAbsent(Address first, std::span<bool> absent) {
+  if (!process_->bound.load(std::memory_order_acquire)) {
+    std::fill(absent.begin(), absent.end(), true);
+  } else if (process_->pagemap.FindAbsent(first, absent) != 0) {
+    std::fill(absent.begin(), absent.end(), false);
+  }
+}
+
+// How many of the `limit` pages from `first` on are.
 size_t FaultHandler::AbsentRun(Address first, size_t limit) {
-  if (!process_->bound.load(std::memory_order_acquire)) return limit;
-  std::array<bool, PageRestorer::kBufferPages> absent;
-  if (process_->pagemap.FindAbsent(first, std::span(absent).first(limit)) != 0) return 0;
-  auto end = absent.begin() + static_cast<ptrdiff_t>(limit);
-  return static_cast<size_t>(std::find(absent.begin(), end, false) - absent.begin());
+  std::array<bool, PageRestorer::kBufferPages> places;
+  std::span<bool> absent = std::span(places).first(limit);
+  FindAbsent(first, absent);
+  return static_cast<size_t>(std::find(absent.begin(), absent.end(), false) - absent.begin());
 }
 
 // For pages that were absent and have been filled: no old bytes are in them.
@@ -456,11 +464,23 @@ void FaultHandler::BringSlice() {
     return coming_.Clear();
   }
   AddressRange slice = coming_.Take(kSlicePages);
-  size_t pages = AbsentRun(slice.start, slice.pages());
-  size_t restored = 0;
-  if (pages > 0) restorer_.RestoreRun(slice.start, pages, crew_, &restored);
-  process_->TakeRoom(restored);
-  process_->counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
+  std::array<bool, kSlicePages> places;
+  std::span<bool> absent = std::span(places).first(slice.pages());
+  FindAbsent(slice.start, absent);
+  size_t in_all = 0;
+  for (auto at = absent.begin(); (at = std::find(at, absent.end(), true)) != absent.end();) {
+    auto end = std::find(at, absent.end(), false);
+    Address first = slice.start + static_cast<size_t>(at - absent.begin()) * kPageBytes;
+    size_t restored = 0;
+    FillResult result =
+        restorer_.RestoreStream(first, static_cast<size_t>(end - at), crew_, &restored);
+    in_all += restored;
+    if (result != FillResult::kDone && result != FillResult::kPresent) break;
+    // The next is not to be had in this way: never touched, or on disk.
+    at += static_cast<ptrdiff_t>(std::min(restored + 1, static_cast<size_t>(end - at)));
+  }
+  process_->TakeRoom(in_all);
+  process_->counters.readahead_pages.fetch_add(in_all, std::memory_order_relaxed);
 }
 
 bool FaultHandler::NextToDrain(Address* page) {
@@ -524,7 +544,7 @@ void FaultHandler::DrainSlice() {
     }
   }
   size_t restored = 0;
-  FillResult result = restorer_.RestoreRun(page, pages, crew_, &restored);
+  FillResult result = restorer_.RestoreStream(page, pages, crew_, &restored);
   drain_page_ += restored;
   process_->TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;

@@ -104,6 +104,7 @@ class FaultHandler {
   bool AnswerWithZeros(Address page, bool write);
   void FillZerosAhead(Address page, bool write);
   size_t FreeRun(Address first, size_t limit);
+  void FindAbsent(Address first, std::span<bool> absent);
   size_t AbsentRun(Address first, size_t limit);
   void EndQuarantine(Address first, size_t pages);
   bool AnswerWithToken(Address page);

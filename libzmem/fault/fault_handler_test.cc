@@ -88,6 +88,23 @@ TEST_F(FaultHandlerTest, ScatteredFaultsReadNothingAhead) {
   EXPECT_EQ(Count(process_->counters.readahead_pages), 0);
 }
 
+TEST_F(FaultHandlerTest, AStreamGoesOnBehindPagesThatAreThere) {
+  constexpr size_t kApart = 5;
+  StoreVaried(0, kPagesPerChunk);
+  Serve();
+  for (size_t page = 3; page < kPagesPerChunk; page += kApart) {
+    EXPECT_TRUE(memory_.Holds(page, expected_[page]));
+  }
+  faults_->Settle();
+  int64_t scattered = Count(process_->counters.faults_total);
+  EXPECT_EQ(Count(process_->counters.readahead_pages), 0);
+  ExpectAllHeld();
+  faults_->Settle();
+  int64_t faults = Count(process_->counters.faults_total);
+  EXPECT_EQ(faults + Count(process_->counters.readahead_pages), int64_t{kPagesPerChunk});
+  EXPECT_LT(faults - scattered, 20);
+}
+
 TEST_F(FaultHandlerTest, WhereRoomIsScarceAStreamHasToProveItself) {
   constexpr int64_t kScarce = 4000;
   process_->room_pages = kScarce;

@@ -65,10 +65,16 @@ size_t PageRestorer::ClaimRun(Chunk& chunk, Address first, size_t max_pages) {
 }
 
 FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, size_t* restored) {
-  return RestoreRun(first, max_pages, nullptr, restored);
+  return Restore(first, max_pages, nullptr, CleanPages::Return::kAlone, restored);
 }
 
-FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, Crew* crew, size_t* restored) {
+FillResult PageRestorer::RestoreStream(Address first, size_t max_pages, Crew* crew,
+                                       size_t* restored) {
+  return Restore(first, max_pages, crew, CleanPages::Return::kInStream, restored);
+}
+
+FillResult PageRestorer::Restore(Address first, size_t max_pages, Crew* crew,
+                                 CleanPages::Return how, size_t* restored) {
   *restored = 0;
   std::shared_ptr<Chunk> chunk = process_.OwnChunk(first);
   if (chunk == nullptr) {
@@ -92,7 +98,6 @@ FillResult PageRestorer::RestoreRun(Address first, size_t max_pages, Crew* crew,
   }
 
   FillResult result = FillResult::kDone;
-  auto how = claimed > 1 ? CleanPages::Return::kInStream : CleanPages::Return::kAlone;
   for (size_t i = 0; i < count; ++i) {
     SettlePart(*chunk, first, parts[i], how);
     *restored += parts[i].filled;

@@ -24,10 +24,10 @@ class PageRestorer {
   // be there: its entry was dropped, because what the program has wins. After any other result the
   // entries of what was not restored are as before.
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
-  // The same, where many pages are decoded and filled in by the threads of `crew` too; null: by the
+  // The same for a part of a stream: the threads of `crew` decode and fill in pages too; null: the
   // caller alone. If a part of the run could not be restored, others may have been: the result is
   // that of the first part that could not.
-  FillResult RestoreRun(Address first, size_t max_pages, Crew* crew, size_t* restored);
+  FillResult RestoreStream(Address first, size_t max_pages, Crew* crew, size_t* restored);
 
   // For pages whose objects come from the disk: decodes one into place `index` of the buffer, false
   // if it is damaged; and fills the first `pages` places of it in at `first`, as RestoreRun does.
@@ -66,6 +66,8 @@ class PageRestorer {
   static constexpr size_t kPartPages = 8;
   static constexpr size_t kMaxParts = kBufferPages / kPartPages;
 
+  FillResult Restore(Address first, size_t max_pages, Crew* crew, CleanPages::Return how,
+                     size_t* restored);
   // Claims up to `max_pages` pages from `first`; claimed_ receives what their entries were.
   size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages);
   // Decodes the part of the run at `run`, each page into its place of `buffer`, and fills it in.

@@ -100,7 +100,7 @@ bool Prefetcher::RestoreAtCursor(Crew* crew) {
     return true;
   }
   size_t restored = 0;
-  FillResult result = restorer_.RestoreRun(cursor(), most, crew, &restored);
+  FillResult result = restorer_.RestoreStream(cursor(), most, crew, &restored);
   process_.TakeRoom(restored);
   left_pages_ -= static_cast<int64_t>(restored);
   process_.counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
