@@ -35,12 +35,6 @@ wire::PageSet SampleOf(const wire::PageSet& pages, size_t count) {
   return sample;
 }
 
-uint64_t CountPages(std::span<const Candidate> candidates) {
-  uint64_t pages = 0;
-  for (const Candidate& candidate : candidates) pages += candidate.pages.count();
-  return pages;
-}
-
 }  // namespace
 
 Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, const Options& options)
@@ -475,7 +469,7 @@ absl::StatusOr<Reclaimer::EvictResult> Reclaimer::EvictAll(const std::atomic<boo
   EvictResult result;
   // What is on probation goes first.
   if (absl::Status status = StoreStaged(&result.pool_full); !status.ok()) return status;
-  absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
+  absl::StatusOr<Survey> survey = surveyor_.LookRegistered(Surveyor::Reach::kAll);
   if (!survey.ok()) return survey.status();
   std::vector<Candidate>& chunks = survey->chunks;
   std::reverse(chunks.begin(), chunks.end());  // the last goes first

@@ -105,7 +105,7 @@ std::vector<Candidate> Reclaimer::TakePassed(int64_t now_ns) {
 }
 
 absl::Status Reclaimer::PickVictims(int64_t now_ns) {
-  absl::StatusOr<Survey> survey = surveyor_.LookRegistered();
+  absl::StatusOr<Survey> survey = surveyor_.LookRegistered(Surveyor::Reach::kMost);
   if (!survey.ok()) return survey.status();
   // An epoch is as long as it takes to choose again, so that those that come back meanwhile are
   // told from those that stayed.
@@ -118,7 +118,7 @@ absl::Status Reclaimer::PickVictims(int64_t now_ns) {
     LookAgain(candidate, kRoomPatienceNs);
   }
   constexpr size_t kLeast = 2048;
-  constexpr size_t kShare = 8;
+  constexpr size_t kShare = 4;
   size_t most = std::max(present / kShare, kLeast);
   victims_ = PickOldest(survey->chunks, process_.table, epochs_.now(), most);
   victims_ns_ = now_ns;

@@ -29,6 +29,12 @@ std::vector<AddressRange> Outside(AddressRange range, const std::vector<AddressR
 
 }  // namespace
 
+uint64_t CountPages(std::span<const Candidate> candidates) {
+  uint64_t pages = 0;
+  for (const Candidate& candidate : candidates) pages += candidate.pages.count();
+  return pages;
+}
+
 std::vector<AddressRange> Surveyor::OwnRanges() const {
   return {
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
@@ -69,12 +75,18 @@ absl::StatusOr<Survey> Surveyor::Look() {
   return survey;
 }
 
-absl::StatusOr<Survey> Surveyor::LookRegistered() {
+absl::StatusOr<Survey> Surveyor::LookRegistered(Reach reach) {
   absl::StatusOr<Survey> survey = Look();
   if (!survey.ok()) return survey;
   std::vector<uint64_t> unregistered = Unregistered(survey->chunks);
+  if (unregistered.empty()) return survey;
   for (uint64_t chunk_number : unregistered) Register(chunk_number, survey->map);
-  return unregistered.empty() ? survey : Look();
+  uint64_t pages = CountPages(survey->chunks);
+  std::erase_if(survey->chunks, [&unregistered](const Candidate& candidate) {
+    return std::binary_search(unregistered.begin(), unregistered.end(), candidate.chunk_number);
+  });
+  bool suffices = reach == Reach::kMost && CountPages(survey->chunks) >= pages / 2;
+  return suffices ? survey : Look();
 }
 
 std::vector<uint64_t> Surveyor::Unregistered(std::span<const Candidate> candidates) {

@@ -22,6 +22,8 @@ struct Candidate {
   wire::PageSet pages;
 };
 
+uint64_t CountPages(std::span<const Candidate> candidates);
+
 struct Survey {
   std::vector<Candidate> chunks;  // with eligible present pages, ascending
   AddressMap map;
@@ -34,8 +36,10 @@ class Surveyor {
   // Errors, of both: Unavailable when the program is gone.
   absl::StatusOr<Survey> Look();
   // The same, of a process of which everything eligible is registered as far as it can be. Only
-  // what was registered before a map was read is known to be the mapping that was judged.
-  absl::StatusOr<Survey> LookRegistered();
+  // what was registered before a map was read is known to be the mapping that was judged, so that
+  // kAll looks again if something was not. kMost has only what was, if that is half of the pages.
+  enum class Reach { kAll, kMost };
+  absl::StatusOr<Survey> LookRegistered(Reach reach);
 
   bool IsRegistered(const Candidate& candidate) {
     return Unregistered(std::span(&candidate, 1)).empty();
