@@ -54,6 +54,7 @@ int Pagemap::ScanPresent(AddressRange range, uint64_t first_chunk,
     scan.category_inverted = PAGE_IS_PFNZERO | PAGE_IS_FILE;
     scan.category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS_FILE;
     int found = sys::Ioctl(fd_.get(), PAGEMAP_SCAN, &scan);
+    if (found == -ESRCH) return 0;  // gone; older kernels find nothing there
     if (found < 0) return found;
     for (int i = 0; i < found; ++i) {
       for (Address page = regions[i].start; page < regions[i].end; page += kPageBytes) {
