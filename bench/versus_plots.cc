@@ -33,6 +33,7 @@ std::string LatencyScript(const nlohmann::json& latency, const std::string& dire
   }
   return absl::StrCat(data, "set output '", directory, "/refault_latency.svg'\n",
                       "set title 'random refaults of one thread'\n"
+                      "set key at graph 0.03,0.96 left top Left reverse\n"
                       "set logscale xy\nset xrange [100:0.01]\n"
                       "set xtics ('p50' 50, 'p90' 10, 'p99' 1, 'p99.9' 0.1, 'p99.99' 0.01)\n"
                       "set xlabel 'percentile'\nset ylabel 'µs'\n",
@@ -52,7 +53,8 @@ std::string ShareScript(const nlohmann::json& rates, const std::string& director
   }
   return absl::StrCat(data, "set output '", directory, "/throughput.svg'\n",
                       "set title 'random read-write of a program, a part of it resident'\n"
-                      "set xrange [95:35]\nset xtics 10\nset logscale y\n"
+                      "set key at graph 0.97,0.96 right top\n"
+                      "set xrange [95:35]\nset xtics 10\nset logscale y\nset format y '%.0s%c'\n"
                       "set xlabel 'resident, %'\nset ylabel 'operations/s'\n",
                       plot, "\n");
 }
@@ -63,7 +65,7 @@ std::string PlotScript(const nlohmann::json& details, const std::string& directo
   std::string script;
   auto add = [&script](const std::string& plot) {
     absl::StrAppend(&script, "reset\nset terminal svg size 720,440 background rgb 'white'\n",
-                    "set grid\nset key top left\n", plot);
+                    "set grid\n", plot);
   };
   if (details.contains("refault_ns")) add(LatencyScript(details.at("refault_ns"), directory));
   if (details.contains("random_per_s")) add(ShareScript(details.at("random_per_s"), directory));
