@@ -545,7 +545,6 @@ void FaultHandler::DrainSlice() {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreStream(page, pages, crew_, &restored);
-  drain_page_ += restored;
   process_->TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
   if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);

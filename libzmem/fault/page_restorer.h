@@ -25,8 +25,8 @@ class PageRestorer {
   // entries of what was not restored are as before.
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
   // The same for a part of a stream: the threads of `crew` decode and fill in pages too; null: the
-  // caller alone. If a part of the run could not be restored, others may have been: the result is
-  // that of the first part that could not.
+  // caller alone. If a part of the run could not be restored, others may have been, behind it too:
+  // the result is that of the first part that could not.
   FillResult RestoreStream(Address first, size_t max_pages, Crew* crew, size_t* restored);
 
   // For pages whose objects come from the disk: decodes one into place `index` of the buffer, false

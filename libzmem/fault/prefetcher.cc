@@ -104,10 +104,9 @@ bool Prefetcher::RestoreAtCursor(Crew* crew) {
   process_.TakeRoom(restored);
   left_pages_ -= static_cast<int64_t>(restored);
   process_.counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);
-  page_ += restored;
   if (restored > 0) {
     tries_ = 0;
-    return true;
+    return true;  // FindNext passes over what has come, and finds what has not between it
   }
   switch (result) {
     case FillResult::kChanging:

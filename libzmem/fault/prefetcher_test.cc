@@ -121,6 +121,21 @@ TEST_F(PrefetcherTest, WhatDoesNotFitIsPassedOver) {
   EXPECT_EQ(Present(0, memory_.page_count()), memory_.page_count());
 }
 
+// The crew's threads bring back parts of a run: behind one that cannot be had altogether, too.
+TEST_F(PrefetcherTest, ADamagedPageIsAllThatDoesNotComeBack) {
+  StoreAll();
+  constexpr size_t kDamaged = 10;  // inside a part
+  store_.Damage(EntryOf(*process_, memory_.address(kDamaged)));
+  faults_.emplace(process_, clock_);
+  Want(0, memory_.page_count());
+  AwaitQuiet();
+  EXPECT_EQ(process_->counters.stored_pages, 0u);
+  EXPECT_EQ(process_->counters.poisoned_pages, 1u);
+  expected_.erase(kDamaged);
+  ExpectAllHeld();
+  EXPECT_EQ(faults(), 0u);
+}
+
 // FACTS 11: filling a guard that nobody waits for would take it down.
 TEST_F(PrefetcherTest, AGuardStays) {
   StoreAll();

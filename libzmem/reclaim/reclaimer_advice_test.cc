@@ -1,6 +1,8 @@
 // What a program advises of its memory, as far as the reclaimer follows it.
 #include <sys/mman.h>
 
+#include <chrono>
+
 #include "libzmem/reclaim/reclaimer_fixture.h"
 
 namespace zmem {
@@ -53,7 +55,11 @@ TEST_F(ReclaimerAdviceTest, WhatIsKeptWhileMemoryIsTakenComesBackAndTheRestStays
   EvictAll();
   agent_.before_move = nullptr;
   EXPECT_EQ(process_->counters.isolated_pages, kPagesPerChunk) << "of the first chunk";
-  while (process_->advice.has_wanted() || Stored(0, kPagesPerChunk) > 0) faults_->Settle();
+  auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (process_->advice.has_wanted() || Stored(0, kPagesPerChunk) > 0) {
+    ASSERT_LT(std::chrono::steady_clock::now(), until);
+    faults_->Settle();
+  }
   EXPECT_EQ(EvictAll().evicted_pages, 0u);
   EXPECT_EQ(process_->counters.faults_total, 0u);
   ExpectAllHeld();
