@@ -25,10 +25,8 @@ constexpr int kJobs = 2;
 constexpr std::chrono::minutes kTimeout{3};
 constexpr std::chrono::seconds kStartTimeout{10};
 constexpr size_t kMostErrorBytes = 1000;
-// Of the cgroup's limit, what zmem lets each compiler have: it may be passed a little, and drivers
-// and assemblers need some.
-constexpr double kLimitOfEach = 0.9 / kJobs;
-// As for any program: shells and drivers are too small to be managed.
+// Room is made when the cgroup is nearly full, for whichever compiler wants it. As for any program:
+// shells and drivers are too small to be managed.
 constexpr char kConfig[] = "[policy]\nmode=limit-only\n";
 
 }  // namespace
@@ -61,12 +59,6 @@ CompileJob::CompileJob(const Options& options) : options_(options) {
     daemon_.emplace(DaemonOptions{.config = kConfig});
     launch = Managed(*daemon_, argv);
     launch.env.erase("ZMEM_MIN_RESIDENT");
-    // zmem's limit is of each process; the cgroup's, of all together, holds only memory that is
-    // registered, and a program that has no limit of its own grows too fast for it.
-    if (options.limit_bytes > 0) {
-      launch.env["ZMEM_LIMIT"] = absl::StrCat(
-          static_cast<uint64_t>(static_cast<double>(options.limit_bytes) * kLimitOfEach));
-    }
   }
   shell_ = std::make_unique<Child>(launch);
   shell_->ReadLine(kStartTimeout);
