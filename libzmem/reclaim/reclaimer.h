@@ -175,17 +175,24 @@ class Reclaimer {
   enum class Patience { kNone, kSome };
   // These and SettleEmptySlot may run in several threads, for different runs.
   void StoreRun(const StagedRun& run, Patience patience);
-  void StorePage(Chunk& chunk, size_t slab, size_t page,
-                 std::span<const std::byte, kPageBytes> bytes, Patience patience);
-  // Stores the page at `address` of the program.
-  StoreResult Store(Address address, std::span<const std::byte, kPageBytes> page, PageEntry* stored,
-                    Patience patience);
+  // All are compressed before the first is stored: with locks between two of them there would be
+  // no time in which to be nice.
+  void StoreReadPages(Chunk& chunk, const StagedRun& run, Patience patience);
+  void StorePage(Chunk& chunk, size_t slab, size_t page, const PageStore::Form& form,
+                 Patience patience);
+  StoreResult Store(const PageStore::Form& form, PageEntry* stored, Patience patience);
+  // Puts the stored form in the place of the staged page, or lets go of it if that is wanted back.
+  void Publish(Chunk& chunk, size_t slab, size_t page, PageEntry stored);
+  Address AddressOf(size_t slab, size_t page) const;
+  // Whether other threads may go first: nobody waits for what comes of storing pages.
+  bool HasTime() const;
   // A slot that cannot be read is empty: its page is back in the program.
   void SettleEmptySlot(Chunk& chunk, size_t slab, size_t page);
   // Of each thread that stores pages.
   struct Tools {
     PageStore::Workspace workspace;
     std::array<std::byte, kReadPages * kPageBytes> bytes;
+    std::array<std::byte, kReadPages * kPageBytes> compressed;
   };
   static Tools& tools();
   // Gives up the calling thread's until they are wanted again.

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "libzmem/base/nice_scope.h"
 #include "libzmem/reclaim/reclaimer.h"
 
 namespace zmem {
@@ -56,64 +57,101 @@ void Reclaimer::StoreRun(const StagedRun& run, Patience patience) {
   std::shared_ptr<Chunk> chunk = process_.table.Find(slabs_[run.slab].chunk_number);
   if (chunk == nullptr) return;
   Address source = process_.slot_address(Process::SlotOf(run.slab, run.first));
-  std::byte* bytes = tools().bytes.data();
-  if (!process_.memory.Read(source, bytes, (run.end - run.first) * kPageBytes)) {
+  if (!process_.memory.Read(source, tools().bytes.data(), (run.end - run.first) * kPageBytes)) {
     if (run.end - run.first == 1) return SettleEmptySlot(*chunk, run.slab, run.first);
     for (size_t page = run.first; page < run.end; ++page) {
       StoreRun({run.slab, page, page + 1}, patience);
     }
     return;
   }
-  for (size_t page = run.first; page < run.end; ++page, bytes += kPageBytes) {
-    StorePage(*chunk, run.slab, page, std::span<const std::byte, kPageBytes>(bytes, kPageBytes),
-              patience);
+  StoreReadPages(*chunk, run, patience);
+}
+
+void Reclaimer::StoreReadPages(Chunk& chunk, const StagedRun& run, Patience patience) {
+  Tools& own = tools();
+  size_t pages = run.end - run.first;
+  auto bytes_of = [&own](size_t i) {
+    return std::span<const std::byte, kPageBytes>(own.bytes.data() + i * kPageBytes, kPageBytes);
+  };
+  auto is_staged = [&](size_t i) {  // false: wanted back meanwhile
+    size_t page = run.first + i;
+    return chunk.Load(page) == PageEntry::Staged(Process::SlotOf(run.slab, page));
+  };
+  std::array<std::optional<PageEntry>, kReadPages> unchanged;
+  for (size_t i = 0; i < pages; ++i) {
+    if (!is_staged(i)) continue;
+    unchanged[i] = process_.clean_pages.Reuse(AddressOf(run.slab, run.first + i), bytes_of(i));
+  }
+  std::array<std::optional<PageStore::Form>, kReadPages> forms;
+  const Compressor* compressor = process_.policy().compressor;
+  {
+    NiceScope nice(patience == Patience::kSome && HasTime());
+    std::byte* out = own.compressed.data();
+    for (size_t i = 0; i < pages; ++i) {
+      if (unchanged[i] || !is_staged(i)) continue;
+      forms[i] =
+          process_.store.Prepare(bytes_of(i), own.workspace,
+                                 std::span<std::byte, kPageBytes>(out, kPageBytes), compressor);
+      if (forms[i]->object.data() == out) out += forms[i]->object.size();
+    }
+  }
+  for (size_t i = 0; i < pages; ++i) {
+    size_t page = run.first + i;
+    if (unchanged[i]) {
+      Publish(chunk, run.slab, page, *unchanged[i]);
+    } else if (forms[i] && is_staged(i)) {
+      StorePage(chunk, run.slab, page, *forms[i], patience);
+    }
   }
 }
 
-void Reclaimer::StorePage(Chunk& chunk, size_t slab, size_t page,
-                          std::span<const std::byte, kPageBytes> bytes, Patience patience) {
+bool Reclaimer::HasTime() const {
+  int64_t room = process_.room_pages.load(std::memory_order_relaxed) - headroom_pages_;
+  return room > Process::kLittleRoomPages && !process_.room_awaited.load() &&
+         process_.wanted_pages.load(std::memory_order_relaxed) <= 0 &&
+         !agent_.Asked(wire::Wish::kSettle);
+}
+
+Address Reclaimer::AddressOf(size_t slab, size_t page) const {
+  return (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
+}
+
+void Reclaimer::Publish(Chunk& chunk, size_t slab, size_t page, PageEntry stored) {
+  // Counted first, so that the fault thread never takes off what was not put on.
+  process_.counters.AddStored(stored);
   PageEntry staged = PageEntry::Staged(Process::SlotOf(slab, page));
-  if (chunk.Load(page) != staged) return;  // wanted back meanwhile
-  PageEntry stored;
-  Address address = (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
-  StoreResult result = Store(address, bytes, &stored, patience);
-  if (result == StoreResult::kStored) {
-    // Counted first, so that the fault thread never takes off what was not put on.
-    process_.counters.AddStored(stored);
-    if (chunk.Transition(page, staged, stored)) {
-      process_.counters.staged_pages.fetch_sub(1, std::memory_order_relaxed);
-    } else {
-      process_.Retire(stored);
-    }
-    return;
+  if (chunk.Transition(page, staged, stored)) {
+    process_.counters.staged_pages.fetch_sub(1, std::memory_order_relaxed);
+  } else {
+    process_.Retire(stored);
   }
+}
+
+void Reclaimer::StorePage(Chunk& chunk, size_t slab, size_t page, const PageStore::Form& form,
+                          Patience patience) {
+  PageEntry stored;
+  StoreResult result = Store(form, &stored, patience);
+  if (result == StoreResult::kStored) return Publish(chunk, slab, page, stored);
   if (result == StoreResult::kBusy && patience == Patience::kNone) return;  // another time
   MutexLock lock(refused_mutex_);
   Slab& record = slabs_[slab];
   (result == StoreResult::kIncompressible ? record.incompressible : record.no_room).Add(page);
 }
 
-StoreResult Reclaimer::Store(Address address, std::span<const std::byte, kPageBytes> page,
-                             PageEntry* stored, Patience patience) {
-  if (std::optional<PageEntry> unchanged = process_.clean_pages.Reuse(address, page)) {
-    *stored = *unchanged;
-    return StoreResult::kStored;
-  }
-  PageStore::Workspace& workspace = tools().workspace;
+StoreResult Reclaimer::Store(const PageStore::Form& form, PageEntry* stored, Patience patience) {
   constexpr auto kPause = std::chrono::milliseconds(1);
-  const Compressor* compressor = process_.policy().compressor;
-  StoreResult result = process_.store.Put(page, workspace, stored, compressor);
+  StoreResult result = process_.store.Put(form, stored);
   while (result == StoreResult::kBusy && patience == Patience::kSome && --file_patience_ > 0 &&
          !agent_.Asked(wire::Wish::kSettle)) {
     std::this_thread::sleep_for(kPause);
-    result = process_.store.Put(page, workspace, stored, compressor);
+    result = process_.store.Put(form, stored);
   }
   return result;
 }
 
 void Reclaimer::SettleEmptySlot(Chunk& chunk, size_t slab, size_t page) {
   bool absent = true;
-  Address address = (slabs_[slab].chunk_number << kChunkShift) + page * kPageBytes;
+  Address address = AddressOf(slab, page);
   if (process_.pagemap.FindAbsent(address, std::span(&absent, 1)) != 0 || absent) return;
   PageEntry staged = PageEntry::Staged(Process::SlotOf(slab, page));
   if (chunk.Transition(page, staged, PageEntry())) process_.Retire(staged);

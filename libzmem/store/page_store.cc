@@ -27,36 +27,40 @@ Scratch& PageStore::Workspace::ScratchFor(const Compressor& compressor) {
   return *scratch;
 }
 
-StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
-                           PageEntry* entry, const Compressor* compressor) {
-  if (compressor == nullptr) compressor = options_.compressor;
+PageStore::Form PageStore::Prepare(std::span<const std::byte, kPageBytes> page,
+                                   Workspace& workspace, std::span<std::byte, kPageBytes> out,
+                                   const Compressor* compressor) const {
   if (options_.same_filled_pages_enabled) {
     if (std::optional<uint64_t> word = SameFilledWord(page)) {
-      std::optional<uint64_t> packed = PackWord(*word);
-      std::optional<PageEntry> stored =
-          packed ? PageEntry::SameFilled(*packed)
-                 : PutInPool(std::as_bytes(std::span(&*word, 1)), CodecId::kSameWord);
-      if (!stored) return StoreResult::kPoolFull;
-      *entry = *stored;
-      return StoreResult::kStored;
+      return {.codec = CodecId::kSameWord, .word = *word};
     }
   }
-  bool has_file = options_.backing != nullptr;
-  std::optional<size_t> bytes = Compress(page, workspace, *compressor);
-  std::span<const std::byte> object =
-      bytes ? std::span(workspace.compressed_).first(*bytes) : std::span<const std::byte>(page);
-  CodecId codec = bytes ? compressor->id() : CodecId::kRaw;
-  bool is_fat = object.size() > options_.fat_bytes;
+  if (compressor == nullptr) compressor = options_.compressor;
+  std::optional<size_t> bytes = Compress(page, workspace, out, *compressor);
+  if (!bytes) return {.codec = CodecId::kRaw, .object = page};
+  return {.codec = compressor->id(), .object = out.first(*bytes)};
+}
+
+StoreResult PageStore::Put(const Form& form, PageEntry* entry) {
   std::optional<PageEntry> stored;
+  if (form.codec == CodecId::kSameWord) {
+    stored = PutWord(form.word);
+    if (!stored) return StoreResult::kPoolFull;
+    *entry = *stored;
+    return StoreResult::kStored;
+  }
+  bool has_file = options_.backing != nullptr;
+  bool is_compressed = form.codec != CodecId::kRaw;
+  bool is_fat = form.object.size() > options_.fat_bytes;
   AppendResult file = AppendResult::kFull;
   if (is_fat && has_file) {
-    stored = PutOnDisk(object, codec, BackingFile::Purpose::kStoring, &file);
+    stored = PutOnDisk(form.object, form.codec, BackingFile::Purpose::kStoring, &file);
     if (stored) fat_pages_.fetch_add(1, std::memory_order_relaxed);
     if (file == AppendResult::kBusy) return StoreResult::kBusy;
   }
-  if (!stored && bytes) stored = PutInPool(object, codec);
+  if (!stored && is_compressed) stored = PutInPool(form.object, form.codec);
   if (!stored && !is_fat && has_file) {
-    stored = PutOnDisk(object, codec, BackingFile::Purpose::kStoring, &file);
+    stored = PutOnDisk(form.object, form.codec, BackingFile::Purpose::kStoring, &file);
     if (stored) spilled_pages_.fetch_add(1, std::memory_order_relaxed);
     if (file == AppendResult::kBusy) return StoreResult::kBusy;
   }
@@ -64,23 +68,29 @@ StoreResult PageStore::Put(std::span<const std::byte, kPageBytes> page, Workspac
     *entry = *stored;
     return StoreResult::kStored;
   }
-  if (bytes || has_file) return StoreResult::kPoolFull;
+  if (is_compressed || has_file) return StoreResult::kPoolFull;
   incompressible_rejects_.fetch_add(1, std::memory_order_relaxed);
   return StoreResult::kIncompressible;
 }
 
+std::optional<PageEntry> PageStore::PutWord(uint64_t word) {
+  if (std::optional<uint64_t> packed = PackWord(word)) return PageEntry::SameFilled(*packed);
+  return PutInPool(std::as_bytes(std::span(&word, 1)), CodecId::kSameWord);
+}
+
 std::optional<size_t> PageStore::Compress(std::span<const std::byte, kPageBytes> page,
                                           Workspace& workspace,
+                                          std::span<std::byte, kPageBytes> out,
                                           const Compressor& compressor) const {
   size_t most = options_.backing != nullptr ? kWorthCompressing : options_.fat_bytes;
-  return compressor.Compress(page, std::span(workspace.compressed_).first(most),
-                             workspace.ScratchFor(compressor));
+  return compressor.Compress(page, std::span(out).first(most), workspace.ScratchFor(compressor));
 }
 
 bool PageStore::IsCompressible(std::span<const std::byte, kPageBytes> page, Workspace& workspace,
                                const Compressor* compressor) const {
+  if (options_.backing != nullptr) return true;
   if (compressor == nullptr) compressor = options_.compressor;
-  return options_.backing != nullptr || Compress(page, workspace, *compressor).has_value();
+  return Compress(page, workspace, workspace.compressed_, *compressor).has_value();
 }
 
 uint64_t PageStore::accept_bytes() const {
