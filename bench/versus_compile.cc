@@ -88,14 +88,17 @@ class Jobs {
     return result;
   }
 
-  // A job that was killed is begun again, and only its last run counts; the notes tell of it.
+  // A job of which a compiler was killed is begun again, and only its last run counts; the notes
+  // tell of it.
   CompileJob::Result UntilNotKilled(const CompileJob::Options& options) {
     for (int kills = 1;; ++kills) {
       try {
         return Once(options);
       } catch (const CompilerKilled&) {
         ++kills_[options.means];
-        if (kills == kMostKills) throw;
+        if (kills < kMostKills) continue;
+        throw HarnessError(absl::StrFormat("a compiler was killed in each of %d jobs over %s",
+                                           kills, Name(options.means)));
       }
     }
   }

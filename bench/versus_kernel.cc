@@ -28,7 +28,7 @@ namespace {
 const std::vector<VersusGroup> kGroups = {
     {"refault", {"refault", "threads", "sequential", "eviction", "memory"}, 3, 12, RunRefault},
     {"crowd", {"crowd"}, 30, 5, RunCrowd},
-    {"squeeze", {"scan", "random"}, 50, 22, RunSqueeze},
+    {"squeeze", {"scan", "random"}, 110, 22, RunSqueeze},
     {"growth", {"growth"}, 1, 8, RunGrowth},
     {"redis", {"redis"}, 12, 7, RunRedis},
     {"compile", {"compile"}, 15, 35, RunCompile},

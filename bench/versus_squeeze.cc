@@ -1,5 +1,6 @@
 // Cases 5 to 7 of bench/versus_kernel: programs that may keep only a part of their memory resident.
 #include "absl/strings/str_cat.h"
+#include "bench/samples.h"
 #include "bench/versus_bench.h"
 
 namespace zmem {
@@ -8,6 +9,8 @@ namespace {
 // Parts of a program that are resident, in percent, for a plot; the cases are measured at half.
 constexpr int kShares[] = {90, 75, 60, 50, 40};
 constexpr int kMeasuredShare = 50;
+// Pairs of runs for a point of the plot.
+constexpr int kRunsForPoint = 3;
 // After so many restarts the peer is not worth the time.
 constexpr int kMostKills = 5;
 
@@ -81,15 +84,23 @@ void MeasureAtHalf(VersusBench& bench, Squeeze& squeeze, const std::string& comm
   });
 }
 
-// A point of the plot.
+// A point of the plot: medians, since a single run may be half as fast as the next.
 nlohmann::json MeasureShare(Squeeze& squeeze, int share) {
-  auto [zmem, zram] = squeeze.Both([](KeptProgram& program) {
-    double per_s = program.Measure("random").per_s();
-    return std::pair(per_s, program.ResidentPages());
-  });
+  std::vector<double> zmem_per_s;
+  std::vector<double> zram_per_s;
+  for (int run = 0; run < kRunsForPoint; ++run) {
+    auto [zmem, zram] =
+        squeeze.Both([](KeptProgram& program) { return program.Measure("random").per_s(); });
+    zmem_per_s.push_back(zmem);
+    if (zram) zram_per_s.push_back(*zram);
+  }
+  auto [zmem_pages, zram_pages] =
+      squeeze.Both([](KeptProgram& program) { return program.ResidentPages(); });
   nlohmann::json point = {
-      {"share", share}, {"zmem", zmem.first}, {"zmem_resident_pages", zmem.second}};
-  if (zram) point.update({{"zram", zram->first}, {"zram_resident_pages", zram->second}});
+      {"share", share}, {"zmem", Median(zmem_per_s)}, {"zmem_resident_pages", zmem_pages}};
+  if (zram_pages) {
+    point.update({{"zram", Median(zram_per_s)}, {"zram_resident_pages", *zram_pages}});
+  }
   return point;
 }
 
