@@ -76,11 +76,13 @@ absl::Status Channel::ReceivePacket(Packet& packet, int timeout_ms, UniqueFd* de
   header.msg_control = control;
   header.msg_controllen = sizeof control;
   ssize_t got = sys::Recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (got == -ECONNRESET || got == -EPIPE) got = 0;
+  // Where the call fails it has not written `control`: there are no descriptors to take.
+  if (got == 0 || got == -ECONNRESET || got == -EPIPE) {
+    return absl::UnavailableError("the agent is gone");
+  }
   if (got < 0) return sys::ErrnoStatus(static_cast<int>(-got), "cannot receive from the agent");
   UniqueFd received;
   TakeDescriptors(header, &received);
-  if (got == 0) return absl::UnavailableError("the agent is gone");
 
   Header head{.type = MessageType::kHello, .message_bytes = 0};
   packet.size = static_cast<size_t>(got);

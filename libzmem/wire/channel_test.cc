@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstring>
+
 namespace zmem::wire {
 namespace {
 
@@ -42,6 +44,40 @@ TEST_F(ChannelTest, SilenceIsADeadlineAndAHangUpIsUnavailable) {
   peer_.reset();
   EXPECT_TRUE(absl::IsUnavailable(ours_->Receive(report, 1)));
   EXPECT_TRUE(absl::IsUnavailable(ours_->Send(Detach{})));
+}
+
+// Leaves what looks like a message with `descriptor` all over the stack that the next call will
+// use.
+[[gnu::noinline]] void LitterStack(int descriptor, size_t phase) {
+  alignas(cmsghdr) char litter[CMSG_SPACE(sizeof descriptor)] = {};
+  auto* rights = reinterpret_cast<cmsghdr*>(litter);
+  rights->cmsg_len = CMSG_LEN(sizeof descriptor);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  std::memcpy(CMSG_DATA(rights), &descriptor, sizeof descriptor);
+  char stack[32 << 10];
+  for (size_t at = phase; at + sizeof litter <= sizeof stack; at += sizeof litter) {
+    std::memcpy(stack + at, litter, sizeof litter);
+  }
+  asm volatile("" : : "r"(stack) : "memory");
+}
+
+// A peer that ends with a message of ours unread resets the connection, and the call that finds out
+// writes no control messages: what lies where they would be are no descriptors.
+TEST_F(ChannelTest, AResetConnectionHasNoDescriptors) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  for (size_t phase = 0; phase < 3 * sizeof(size_t); phase += sizeof(size_t)) {
+    SetUp();
+    ASSERT_TRUE(ours_->Send(Detach{}).ok());
+    peer_.reset();
+    Report report;
+    LitterStack(read_end.get(), phase);
+    EXPECT_TRUE(absl::IsUnavailable(ours_->Receive(report, 0)));
+    ASSERT_NE(fcntl(read_end.get(), F_GETFD), -1) << "a descriptor that never came was closed";
+  }
 }
 
 TEST_F(ChannelTest, AnotherVersionIsToldApartFromRubbish) {
