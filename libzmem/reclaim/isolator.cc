@@ -87,6 +87,8 @@ bool Isolator::Unregister(AddressRange mapping) {
   if (process_.gone.load(std::memory_order_acquire) || !process_.arrivals.empty()) return false;
   // As for registering: what an unread event tells is not in our books yet.
   if (process_.FillTokenPage() == FillResult::kChanging || !NothingKnown(mapping)) return false;
+  // It may have become part of a larger one since the map was read, which would be split.
+  if (MappingAt(process_.pid, mapping.start) != mapping) return false;
   if (process_.uffd.Unregister(mapping) != 0) return false;
   if (process_.FillTokenPage() == FillResult::kChanging) {
     // A thread may have moved pages of ours there meanwhile. Its event waits for the gate, and so

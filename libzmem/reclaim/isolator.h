@@ -31,9 +31,9 @@ class Isolator {
   // registered before that is known to be still the mapping that was judged.
   bool Register(AddressRange part, AddressRange mapping);
 
-  // The reverse for all of `mapping`, if nothing is known of its pages: its
-  // first touches are the kernel's again, and its layout may change without an event. False if it
-  // stays registered.
+  // The reverse for all of `mapping`, if nothing is known of its pages: its first touches are the
+  // kernel's again, and its layout may change without an event. False if it stays registered, as it
+  // does where it is no mapping of its own any more.
   bool Unregister(AddressRange mapping);
   // Takes chunks out of the table of which nothing is registered and nothing is known.
   void ForgetUnused();

@@ -13,6 +13,7 @@
 
 #include "libzmem/fault/layout_events.h"
 #include "libzmem/testing/managed.h"
+#include "libzmem/uffd/address_map.h"
 
 namespace zmem {
 namespace {
@@ -121,6 +122,15 @@ TEST_F(IsolatorTest, DoesNotRegisterWhatAnotherUserfaultfdHas) {
 TEST_F(IsolatorTest, DoesNotRegisterWhatIsNotMapped) {
   memory_.Unmap(0, 16);
   EXPECT_FALSE(isolator_.Register(memory_.pages(0, 16), memory_.pages(0, 16)));
+}
+
+// As when the program has given two mappings the same protection again since the map was read.
+TEST_F(IsolatorTest, DoesNotUnregisterAPartOfAMapping) {
+  AddressRange mapping = MappingAt(getpid(), memory_.address(0));
+  ASSERT_TRUE(isolator_.Register(memory_.pages(0, kPages), mapping));
+  EXPECT_FALSE(isolator_.Unregister({mapping.start, memory_.address(kPages)}));
+  EXPECT_EQ(MappingAt(getpid(), memory_.address(0)), mapping);
+  EXPECT_TRUE(isolator_.Unregister(mapping));
 }
 
 TEST_F(IsolatorTest, AStagedPageComesBackFromItsSlotWhenTouched) {

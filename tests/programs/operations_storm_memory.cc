@@ -147,6 +147,7 @@ void WorldMemory::MapAll(bool with_break) {
   }
 }
 
+// A boundary may come up as soon as it was looked for: to be asked again where a move failed.
 bool WorldMemory::IsOneMapping(const Slot& slot) {
   int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   procmap_query query{};
@@ -317,7 +318,6 @@ void WorldMemory::Move(Slot& slot) {
   size_t bytes = slot.pages * kPageBytes;
   std::byte* target = Map(slot, slot.pages);
   bool moved = IsOneMapping(slot) && mremap(slot.data, bytes, bytes, kFlags, target) == target;
-  // A boundary may have come up since it was looked for.
   if (!moved) Check(!IsOneMapping(slot), slot, "mremap of one mapping");
   for (size_t at = 0; !moved && at < bytes; at += kPageBytes) {
     Check(mremap(slot.data + at, kPageBytes, kPageBytes, kFlags, target + at) == target + at, slot,
@@ -331,7 +331,7 @@ void WorldMemory::MoveButKeep(Slot& slot) {
   if (!IsOneMapping(slot)) return;
   size_t bytes = slot.pages * kPageBytes;
   void* target = mremap(slot.data, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, nullptr);
-  Check(target != MAP_FAILED, slot, "mremap DONTUNMAP");
+  if (target == MAP_FAILED) return Check(!IsOneMapping(slot), slot, "mremap DONTUNMAP");
   std::byte* left = slot.data;
   slot.data = static_cast<std::byte*>(target);
   for (size_t page = Below(4); page < slot.pages; page += 1 + Below(16)) {
@@ -354,7 +354,7 @@ void WorldMemory::Remap(Slot& slot, uint32_t pages) {
   if (!IsOneMapping(slot)) return;
   void* data =
       mremap(slot.data, slot.pages * kPageBytes, pages * kPageBytes, MREMAP_MAYMOVE, nullptr);
-  Check(data != MAP_FAILED, slot, "mremap to another size");
+  if (data == MAP_FAILED) return Check(!IsOneMapping(slot), slot, "mremap to another size");
   slot.data = static_cast<std::byte*>(data);
   for (uint32_t page = slot.pages; page < pages; ++page) slot.shadow[page] = PageShadow{};
   slot.pages = pages;
