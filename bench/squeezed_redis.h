@@ -46,6 +46,8 @@ class SqueezedRedis {
 
   RedisLoad& load() { return *load_; }
   MemoryUse Use() const;
+  // Pages that it waited for since it started: with zram major faults.
+  uint64_t Faults() const { return ReadTotals().faults; }
 
   // With zmem or zram: sets the most that may be resident; zmem gets there by and by. Throws
   // HarnessError.
