@@ -76,13 +76,14 @@ absl::Status Channel::ReceivePacket(Packet& packet, int timeout_ms, UniqueFd* de
   header.msg_control = control;
   header.msg_controllen = sizeof control;
   ssize_t got = sys::Recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  // Where the call fails it has not written `control`: there are no descriptors to take.
-  if (got == 0 || got == -ECONNRESET || got == -EPIPE) {
-    return absl::UnavailableError("the agent is gone");
+  bool is_reset = got == -ECONNRESET || got == -EPIPE;
+  if (got < 0 && !is_reset) {
+    return sys::ErrnoStatus(static_cast<int>(-got), "cannot receive from the agent");
   }
-  if (got < 0) return sys::ErrnoStatus(static_cast<int>(-got), "cannot receive from the agent");
   UniqueFd received;
-  TakeDescriptors(header, &received);
+  // A call that fails has not written `control`; an empty message may have descriptors.
+  if (!is_reset) TakeDescriptors(header, &received);
+  if (got <= 0) return absl::UnavailableError("the agent is gone");
 
   Header head{.type = MessageType::kHello, .message_bytes = 0};
   packet.size = static_cast<size_t>(got);

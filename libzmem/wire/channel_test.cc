@@ -46,15 +46,20 @@ TEST_F(ChannelTest, SilenceIsADeadlineAndAHangUpIsUnavailable) {
   EXPECT_TRUE(absl::IsUnavailable(ours_->Send(Detach{})));
 }
 
-// Leaves what looks like a message with `descriptor` all over the stack that the next call will
-// use.
-[[gnu::noinline]] void LitterStack(int descriptor, size_t phase) {
-  alignas(cmsghdr) char litter[CMSG_SPACE(sizeof descriptor)] = {};
-  auto* rights = reinterpret_cast<cmsghdr*>(litter);
+// Makes `control` a control message with `descriptor`.
+void PutDescriptor(char (&control)[CMSG_SPACE(sizeof(int))], int descriptor) {
+  auto* rights = reinterpret_cast<cmsghdr*>(control);
   rights->cmsg_len = CMSG_LEN(sizeof descriptor);
   rights->cmsg_level = SOL_SOCKET;
   rights->cmsg_type = SCM_RIGHTS;
   std::memcpy(CMSG_DATA(rights), &descriptor, sizeof descriptor);
+}
+
+// Leaves what looks like a message with `descriptor` all over the stack that the next call will
+// use.
+[[gnu::noinline]] void LitterStack(int descriptor, size_t phase) {
+  alignas(cmsghdr) char litter[CMSG_SPACE(sizeof descriptor)] = {};
+  PutDescriptor(litter, descriptor);
   char stack[32 << 10];
   for (size_t at = phase; at + sizeof litter <= sizeof stack; at += sizeof litter) {
     std::memcpy(stack + at, litter, sizeof litter);
@@ -78,6 +83,25 @@ TEST_F(ChannelTest, AResetConnectionHasNoDescriptors) {
     EXPECT_TRUE(absl::IsUnavailable(ours_->Receive(report, 0)));
     ASSERT_NE(fcntl(read_end.get(), F_GETFD), -1) << "a descriptor that never came was closed";
   }
+}
+
+TEST_F(ChannelTest, AnEmptyMessagesDescriptorIsClosed) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr header{};
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  PutDescriptor(control, write_end.get());
+  ASSERT_EQ(sendmsg(peer_.get(), &header, 0), 0);
+  write_end.reset();
+  Report report;
+  EXPECT_TRUE(absl::IsUnavailable(ours_->Receive(report, 0)));
+  char byte;
+  fcntl(read_end.get(), F_SETFL, O_NONBLOCK);
+  EXPECT_EQ(read(read_end.get(), &byte, 1), 0) << "somebody could still write";
 }
 
 TEST_F(ChannelTest, AnotherVersionIsToldApartFromRubbish) {
