@@ -1,8 +1,8 @@
 // Case 8 of bench/versus_kernel: a stock redis-server with half of what it had resident, asked for
 // documents by Zipf's law. Every answer is checked.
 #include <algorithm>
-#include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/strings/str_format.h"
 #include "bench/squeezed_redis.h"
@@ -25,24 +25,26 @@ void WaitUntilHeld(const SqueezedRedis& server, uint64_t bytes) {
 
 // A server, and what it went through while it was asked as fast as it answers.
 struct Side {
-  explicit Side(std::unique_ptr<SqueezedRedis> its_server) : server(std::move(its_server)) {}
+  Side(Means means, const KeyedValues& values, const RedisLoad::Options& load,
+       const std::string& config = "")
+      : server(means, values, load, config) {}
 
-  std::unique_ptr<SqueezedRedis> server;
+  SqueezedRedis server;
   double requests = 0;
   uint64_t faults = 0;
 
   double FaultsPerRequest() const { return static_cast<double>(faults) / requests; }
   void Finish() {
-    server->load().VerifyAll();
-    server->Stop();
+    server.load().VerifyAll();
+    server.Stop();
   }
 };
 
 Figures Measure(Side& side, double asked_per_s, double seconds) {
-  RedisLoad& load = side.server->load();
-  uint64_t faults_before = side.server->Faults();
+  RedisLoad& load = side.server.load();
+  uint64_t faults_before = side.server.Faults();
   double reached_per_s = load.AskAsFastAsPossible(seconds).reached_per_s;
-  side.faults += side.server->Faults() - faults_before;
+  side.faults += side.server.Faults() - faults_before;
   side.requests += reached_per_s * seconds;
   auto p99_ns = static_cast<double>(load.AskAtRate(asked_per_s, seconds).p99_ns);
   return {{"redis.rate", reached_per_s}, {"redis.p99", p99_ns / 1e3}};
@@ -55,19 +57,19 @@ void RunRedis(VersusBench& bench) {
   RedisLoad::Options load{
       .items = static_cast<uint32_t>((bench.options().mib << 20) / kSizeDivisor / kMeanValueBytes)};
   double seconds = bench.options().seconds;
-  Side zmem(std::make_unique<SqueezedRedis>(Means::kZmem, values, load, kLimitOnly));
-  double roomy_per_s = zmem.server->load().AskAsFastAsPossible(seconds).reached_per_s;
-  uint64_t limit_bytes = zmem.server->Use().program_bytes() / 2;
-  zmem.server->LimitResident(limit_bytes);
-  WaitUntilHeld(*zmem.server, limit_bytes);
+  Side zmem(Means::kZmem, values, load, kLimitOnly);
+  double roomy_per_s = zmem.server.load().AskAsFastAsPossible(seconds).reached_per_s;
+  uint64_t limit_bytes = zmem.server.Use().program_bytes() / 2;
+  zmem.server.LimitResident(limit_bytes);
+  WaitUntilHeld(zmem.server, limit_bytes);
   double settle_s = seconds * kSettleShare;
-  double highest_per_s = zmem.server->load().AskAsFastAsPossible(settle_s).reached_per_s;
+  double highest_per_s = zmem.server.load().AskAsFastAsPossible(settle_s).reached_per_s;
   std::optional<Side> zram;
   if (WhyNoZram().empty()) {
-    zram.emplace(std::make_unique<SqueezedRedis>(Means::kZram, values, load));
-    zram->server->LimitResident(limit_bytes);
+    zram.emplace(Means::kZram, values, load);
+    zram->server.LimitResident(limit_bytes);
     highest_per_s =
-        std::min(highest_per_s, zram->server->load().AskAsFastAsPossible(settle_s).reached_per_s);
+        std::min(highest_per_s, zram->server.load().AskAsFastAsPossible(settle_s).reached_per_s);
   }
   bench.Repeat([&] {
     double asked_per_s = highest_per_s * kShareOfHighest;
@@ -78,7 +80,7 @@ void RunRedis(VersusBench& bench) {
                                         {"roomy_per_s", roomy_per_s},
                                         {"faults_per_request", zmem.FaultsPerRequest()},
                                         {"limit_bytes", limit_bytes},
-                                        {"zmem_resident_bytes", zmem.server->Use().resident_bytes}};
+                                        {"zmem_resident_bytes", zmem.server.Use().resident_bytes}};
   bench.results().AddNote(
       absl::StrFormat("redis: %s requests/s with all of its memory resident; at half %.2f faults a "
                       "request over zmem%s",
