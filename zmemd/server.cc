@@ -29,6 +29,8 @@ namespace {
 // What 16 TiB of managed memory need: address space, not memory.
 constexpr uint64_t kMaxChunks = uint64_t{1} << 23;
 constexpr uint64_t kPoolReservedBytes = uint64_t{1} << 40;
+// What the pool may keep of empty spans, while they become more: a part of what it may hold.
+constexpr uint64_t kKeptPoolDivisor = 32;
 constexpr int kSweepPeriodMs = 500;
 constexpr int kFirstByteTimeoutMs = 5000;
 
@@ -59,6 +61,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
                                                       std::unique_ptr<Keeper> keeper) {
   std::unique_ptr<Server> server(new Server(config, socket_path));
   server->keeper_ = std::move(keeper);
+  told_of_kept_.store(nullptr);
   absl::StatusOr<UniqueFd> device = CheckKernel();
   if (!device.ok()) return device.status();
   server->device_ = *std::move(device);
@@ -75,6 +78,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
 
   if (absl::Status status = server->OpenBacking(); !status.ok()) return status;
   PageStore::Options store_options;
+  pool_options.keep_bytes = pool_options.limit_bytes / kKeptPoolDivisor;
+  pool_options.on_many_kept = [raw = server.get()] {
+    if (Housekeeper* told = raw->told_of_kept_.load()) told->OnManyKept();
+  };
   store_options.backing = server->backing_.get();
   store_options.clean_pages_percent = config.clean_pages_percent;
   store_options.accept_threshold_percent = config.accept_threshold_percent;
@@ -96,8 +103,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
       std::max(upkeep_options.clean_pages_age_ns, 2 * config.cold_age_ns);
   server->upkeep_ =
       std::make_unique<Upkeep>(*server->store_, server->clock_, server->cpu_clock_, upkeep_options);
-  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper = Housekeeper::Start(
-      *server->upkeep_, *server->pool_, [raw = server.get()] { return raw->StoredProcesses(); });
+  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
+      Housekeeper::Start(*server->upkeep_, *server->pool_, pool_options.keep_bytes,
+                         [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
   if (absl::Status status = server->StartHostPressure(); !status.ok()) return status;
@@ -109,6 +117,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
 
 DaemonParts Server::Parts() {
   return {.config = config_,
+  server->told_of_kept_.store(server->housekeeper_.get());
           .settings = *settings_,
           .sessions = sessions_,
           .store = *store_,

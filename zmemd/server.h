@@ -97,6 +97,7 @@ class Server final : public SessionRegistry, public SessionParent {
   UniqueFd device_;
   UniqueFd listener_;
   std::unique_ptr<Zpool> pool_;
+  std::atomic<Housekeeper*> told_of_kept_{nullptr};  // by the pool
   std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;

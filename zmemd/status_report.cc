@@ -19,6 +19,7 @@ nlohmann::json DescribePool(const DaemonParts& parts) {
   return {{"compressor", parts.settings.current().compressor},
           {"held_bytes", pool.held_bytes},
           {"max_held_bytes", pool.max_held_bytes},
+          {"kept_bytes", pool.kept_bytes},
           {"compressed_bytes", pool.live_bytes},
           {"original_bytes", parts.sessions.Sum(&ProcessCounters::stored_pages) * kPageBytes},
           {"limit_bytes", pool.limit_bytes},

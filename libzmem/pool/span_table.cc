@@ -38,6 +38,44 @@ void SpanTable::Return(uint32_t slot) {
   first = slot;
 }
 
+bool SpanTable::Keep(uint32_t slot, size_t pages, uint64_t most_pages) {
+  MutexLock lock(mutex_);
+  Span& span = At(slot);
+  if (span.state() != SpanState::kEmpty || kept_pages() + pages > most_pages) return false;
+  span.set_state(SpanState::kKept);
+  span.next = first_kept_[pages];
+  first_kept_[pages] = slot;
+  kept_pages_.store(kept_pages() + pages, std::memory_order_relaxed);
+  return true;
+}
+
+uint32_t SpanTable::TakeKept(size_t pages) {
+  if (kept_pages() == 0) return kNoSlot;
+  MutexLock lock(mutex_);
+  return PopKeptLocked(pages);
+}
+
+size_t SpanTable::TakeKept(std::span<KeptSpan> out) {
+  MutexLock lock(mutex_);
+  size_t taken = 0;
+  for (size_t pages = 1; pages <= kMaxSpanPages; ++pages) {
+    while (taken < out.size() && first_kept_[pages] != kNoSlot) {
+      out[taken++] = {PopKeptLocked(pages), static_cast<uint32_t>(pages)};
+    }
+  }
+  return taken;
+}
+
+uint32_t SpanTable::PopKeptLocked(size_t pages) {
+  uint32_t slot = first_kept_[pages];
+  if (slot == kNoSlot) return kNoSlot;
+  ZMEM_CHECK(At(slot).state() == SpanState::kKept);
+  first_kept_[pages] = At(slot).next;
+  At(slot).set_state(SpanState::kEmpty);
+  kept_pages_.store(kept_pages() - pages, std::memory_order_relaxed);
+  return slot;
+}
+
 void SpanTable::StartRound() {
   MutexLock lock(mutex_);
   in_round_ = true;

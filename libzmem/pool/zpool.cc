@@ -3,7 +3,8 @@
 //  2. A span is on a list of its class exactly when it is partial, in the group its fullness says,
 //     or a victim.
 //  3. A free slot holds no memory. Its pages are discarded before the table gets it back, as a
-//     later discard would wipe the objects of the next span there.
+//     later discard would wipe the objects of the next span there. A kept span's slot holds the
+//     memory of its last span, with whatever bytes.
 //  4. held_bytes counts a span from before its first page is touched until after its pages are
 //     gone.
 //  5. Between ChooseVictims and EndRound no byte of a victim is written but the links of objects
@@ -51,15 +52,21 @@ void CopyVictimObject(std::byte* object, size_t object_bytes, std::byte* copy) {
 
 class Zpool::Impl {
  public:
-  Impl(SharedRegion objects, std::unique_ptr<SpanTable> table, uint64_t limit_bytes)
-      : objects_(std::move(objects)),
+  Impl(SharedRegion objects, std::unique_ptr<SpanTable> table, const Options& options)
+      : most_kept_pages_(options.keep_bytes / kPageBytes),
+        on_many_kept_(options.on_many_kept),
+        objects_(std::move(objects)),
         table_(std::move(table)),
         classes_(MakeClasses(std::make_index_sequence<kSizeClasses>())),
-        limit_bytes_(limit_bytes) {}
+        limit_bytes_(options.limit_bytes) {}
 
   std::optional<ZHandle> Put(std::span<const std::byte> object, Limit limit) {
     ZMEM_CHECK(!object.empty() && object.size() <= kPageBytes);
     std::optional<uint64_t> granule = TakeObject(object.size(), limit);
+    if (!granule && table_->kept_pages() > 0) {
+      GiveBackEmpty();
+      granule = TakeObject(object.size(), limit);
+    }
     if (!granule) {
       limit_rejects_.fetch_add(1, std::memory_order_relaxed);
       return std::nullopt;
@@ -81,7 +88,23 @@ class Zpool::Impl {
       MutexLock lock(own.mutex);
       is_empty = own.ReturnPlaceLocked(handle.granule, object_bytes);
     }
-    if (is_empty) GiveBack(SlotOf(handle), own.span_bytes());
+    if (is_empty) KeepOrGiveBack(SlotOf(handle), own.shape().span_pages);
+  }
+
+  void GiveBackEmpty() {
+    is_many_kept_.store(false, std::memory_order_relaxed);
+    std::array<SpanTable::KeptSpan, kSpansPerLock> spans;
+    while (size_t count = table_->TakeKept(spans)) {
+      auto taken = std::span(spans).first(count);
+      std::sort(taken.begin(), taken.end(),
+                [](const auto& a, const auto& b) { return a.slot < b.slot; });
+      for (auto first = taken.begin(); first != taken.end();) {
+        auto end = first + 1;
+        while (end != taken.end() && end->slot == (end - 1)->slot + 1) ++end;
+        GiveBack({first, end});
+        first = end;
+      }
+    }
   }
 
   size_t ChooseVictims(size_t most_spans) {
@@ -122,7 +145,7 @@ class Zpool::Impl {
       MutexLock lock(own.mutex);
       is_empty = own.UnpinVictimLocked(victim);
     }
-    if (is_empty) GiveBack(victim, own.span_bytes());
+    if (is_empty) GiveBack({{{victim, own.shape().span_pages}}});
     return ZHandle{granule};
   }
 
@@ -141,6 +164,7 @@ class Zpool::Impl {
   }
 
   uint64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
+  uint64_t kept_bytes() const { return table_->kept_pages() * kPageBytes; }
   uint64_t limit_bytes() const { return limit_bytes_.load(std::memory_order_relaxed); }
 
   Stats stats() const {
@@ -154,6 +178,7 @@ class Zpool::Impl {
     }
     stats.held_bytes = held_bytes_.load(std::memory_order_relaxed);
     stats.max_held_bytes = max_held_bytes_.load(std::memory_order_relaxed);
+    stats.kept_bytes = kept_bytes();
     stats.metadata_bytes = sizeof *this + table_->metadata_bytes();
     stats.limit_bytes = limit_bytes_.load(std::memory_order_relaxed);
     stats.limit_rejects = limit_rejects_.load(std::memory_order_relaxed);
@@ -194,7 +219,8 @@ class Zpool::Impl {
     MutexLock lock(own.mutex);
     uint32_t slot = own.FullestLocked();
     if (slot == kNoSlot) {
-      slot = TakeSlot(own.span_bytes(), limit);
+      slot = table_->TakeKept(own.shape().span_pages);
+      if (slot == kNoSlot) slot = TakeSlot(own.span_bytes(), limit);
       if (slot == kNoSlot) return std::nullopt;
       own.AddSpanLocked(slot);
     }
@@ -213,13 +239,28 @@ class Zpool::Impl {
     return slot;
   }
 
-  // Gives an empty span's memory back, then its slot.
-  void GiveBack(uint32_t slot, uint64_t span_bytes) {
-    // If the kernel keeps the pages, they stay counted and the slot stays out of use: the pool
+  void KeepOrGiveBack(uint32_t slot, size_t pages) {
+    if (!table_->Keep(slot, pages, most_kept_pages_)) {
+      return GiveBack({{{slot, static_cast<uint32_t>(pages)}}});
+    }
+    bool is_many = table_->kept_pages() > kKeptForReuseBytes / kPageBytes;
+    if (is_many && on_many_kept_ && !is_many_kept_.exchange(true, std::memory_order_relaxed)) {
+      on_many_kept_();
+    }
+  }
+
+  // Gives the memory of empty spans in neighbouring slots back, then their slots.
+  void GiveBack(std::span<const SpanTable::KeptSpan> spans) {
+    uint64_t start = uint64_t{spans.front().slot} << kSpanSlotShift;
+    uint64_t end =
+        (uint64_t{spans.back().slot} << kSpanSlotShift) + spans.back().pages * kPageBytes;
+    // If the kernel keeps the pages, they stay counted and the slots stay out of use: the pool
     // shrinks, and its figures stay true.
-    if (objects_.Discard(uint64_t{slot} << kSpanSlotShift, span_bytes) != 0) return;
-    held_bytes_.fetch_sub(span_bytes, std::memory_order_relaxed);
-    table_->Return(slot);
+    if (objects_.Discard(start, end - start) != 0) return;
+    for (const SpanTable::KeptSpan& span : spans) {
+      held_bytes_.fetch_sub(span.pages * kPageBytes, std::memory_order_relaxed);
+      table_->Return(span.slot);
+    }
   }
 
   bool ReserveHeld(uint64_t bytes) {
@@ -238,6 +279,10 @@ class Zpool::Impl {
            !max_held_bytes_.compare_exchange_weak(most, held, std::memory_order_relaxed)) {
     }
   }
+
+  const uint64_t most_kept_pages_;
+  const std::function<void()> on_many_kept_;
+  std::atomic<bool> is_many_kept_{false};
 
   const SharedRegion objects_;
   const std::unique_ptr<SpanTable> table_;
@@ -261,8 +306,8 @@ absl::StatusOr<std::unique_ptr<Zpool>> Zpool::Create(const Options& options) {
   if (!objects.ok()) return objects.status();
   auto table = SpanTable::Create(static_cast<uint32_t>(reserved_bytes >> kSpanSlotShift));
   if (!table.ok()) return table.status();
-  return std::unique_ptr<Zpool>(new Zpool(
-      std::make_unique<Impl>(*std::move(objects), *std::move(table), options.limit_bytes)));
+  return std::unique_ptr<Zpool>(
+      new Zpool(std::make_unique<Impl>(*std::move(objects), *std::move(table), options)));
 }
 
 Zpool::Zpool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -275,6 +320,7 @@ std::span<const std::byte> Zpool::Get(ZHandle handle, size_t object_bytes) const
   return impl_->Get(handle, object_bytes);
 }
 void Zpool::Free(ZHandle handle, size_t object_bytes) { impl_->Free(handle, object_bytes); }
+void Zpool::GiveBackEmpty() { impl_->GiveBackEmpty(); }
 size_t Zpool::ChooseVictims(size_t most_spans) { return impl_->ChooseVictims(most_spans); }
 bool Zpool::IsVictim(ZHandle handle) const { return impl_->IsVictim(handle); }
 std::optional<ZHandle> Zpool::Move(ZHandle handle, size_t object_bytes) {
@@ -282,6 +328,7 @@ std::optional<ZHandle> Zpool::Move(ZHandle handle, size_t object_bytes) {
 }
 void Zpool::EndRound() { impl_->EndRound(); }
 uint64_t Zpool::held_bytes() const { return impl_->held_bytes(); }
+uint64_t Zpool::kept_bytes() const { return impl_->kept_bytes(); }
 uint64_t Zpool::limit_bytes() const { return impl_->limit_bytes(); }
 void Zpool::set_limit_bytes(uint64_t limit_bytes) { impl_->set_limit_bytes(limit_bytes); }
 Zpool::Stats Zpool::stats() const { return impl_->stats(); }

@@ -1,7 +1,8 @@
 // Where compressed pages are kept: a slab allocator for objects of 1..kPageBytes bytes in one
-// shared region. Objects of a size class lie side by side in spans of a few pages; a span whose
-// last object is freed goes back to the kernel at once. Sparse spans are emptied in rounds of
-// compaction, in which the objects' holders take part, as the pool does not know them.
+// shared region. Objects of a size class lie side by side in spans of a few pages. A span whose
+// last object is freed goes back to the kernel: at once, or with the next GiveBackEmpty, as fresh
+// memory for the next span costs more than copying its objects. Sparse spans are emptied in rounds
+// of compaction, in which the objects' holders take part, as the pool does not know them.
 // Thread-safe; Put, Free and Move take a lock per size class, never across a system call or a copy
 // of an object. Offsets, never pointers, so that the region can outlive the process.
 //
@@ -15,6 +16,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -23,6 +25,9 @@
 #include "libzmem/base/page.h"
 
 namespace zmem {
+
+// What a pool that takes and frees by turns has use for.
+inline constexpr uint64_t kKeptForReuseBytes = uint64_t{1} << 20;
 
 // Names a stored object: its offset in the region in units of kPoolGranuleBytes. 36 bits, so that
 // it fits a page entry; they reach 1 TiB.
@@ -45,6 +50,12 @@ class Zpool {
     uint64_t reserved_bytes = 0;  // address space; a multiple of kSpanSlotBytes, at most 1 TiB.
                                   // A span takes a whole slot of it: give 16 times the limit, and
                                   // more by the slots that are emptied in a round of compaction.
+    // Memory of empty spans that may be kept until GiveBackEmpty: for those that are needed next,
+    // and so that a fault does not wait while its page's old place goes back to the kernel.
+    uint64_t keep_bytes = 0;
+    // Called when more is kept than kKeptForReuseBytes, once until GiveBackEmpty: by whoever freed
+    // the object, with no lock held. Must be quick.
+    std::function<void()> on_many_kept;
   };
 
   struct Stats {
@@ -52,6 +63,7 @@ class Zpool {
     uint64_t live_bytes = 0;         // sum of the sizes given to Put
     uint64_t held_bytes = 0;         // pages of all spans, what the pool takes from the host
     uint64_t max_held_bytes = 0;     // the most that this ever was
+    uint64_t kept_bytes = 0;         // of held_bytes: empty spans that are kept
     uint64_t reclaimable_bytes = 0;  // of these, what compaction that starts now could free
     uint64_t metadata_bytes = 0;     // memory taken for the pool's own bookkeeping
     uint64_t limit_bytes = 0;
@@ -76,6 +88,9 @@ class Zpool {
   // Ends the life of an object; `object_bytes` is what was given to Put. May call the kernel to
   // give a span back, after unlocking. Until the kernel has it, the span counts as held.
   void Free(ZHandle handle, size_t object_bytes);
+
+  // Gives empty spans that were kept back to the kernel, neighbours with one call.
+  void GiveBackEmpty();
 
   // Compaction. A round goes from ChooseVictims to EndRound; for each object in a victim that a
   // holder finds in between, it
@@ -116,8 +131,9 @@ class Zpool {
   // Takes effect at the next Put; objects above a lowered limit stay.
   void set_limit_bytes(uint64_t limit_bytes);
 
-  // stats().held_bytes and stats().limit_bytes, for the price of a load.
+  // stats().held_bytes, kept_bytes and limit_bytes, for the price of a load.
   uint64_t held_bytes() const;
+  uint64_t kept_bytes() const;
   uint64_t limit_bytes() const;
 
   // Each figure is exact; while others put and free, they are not all of the same instant.

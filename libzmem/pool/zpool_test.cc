@@ -110,6 +110,59 @@ TEST(Zpool, AnEmptySpanGoesBackToTheKernelAtOnce) {
   }
 }
 
+TEST(Zpool, KeptSpansAreUsedAgainAndGivenBackOnDemand) {
+  constexpr uint64_t kPages = 600;
+  int told = 0;
+  auto pool = *Zpool::Create({.limit_bytes = 64 * kMib,
+                              .reserved_bytes = uint64_t{1} << 30,
+                              .keep_bytes = (kPages - 100) * kPageBytes,
+                              .on_many_kept = [&] { ++told; }});
+  std::vector<Object> objects;
+  auto put_all = [&] {
+    objects.clear();
+    for (uint64_t key = 0; key < kPages; ++key)
+      objects.push_back(*PutObject(*pool, kPageBytes, key));
+  };
+  put_all();
+  const std::byte* region = RegionStart(*pool, objects[0]);
+  const size_t region_pages = kPages * kSpanSlotBytes / kPageBytes;
+  for (const Object& object : objects) FreeObject(*pool, object);
+  EXPECT_EQ(told, 1);
+  EXPECT_EQ(pool->stats().kept_bytes, (kPages - 100) * kPageBytes);
+  EXPECT_EQ(pool->stats().held_bytes, (kPages - 100) * kPageBytes);
+  EXPECT_EQ(ResidentPages(region, region_pages), kPages - 100);
+  put_all();
+  EXPECT_EQ(pool->stats().kept_bytes, 0u);
+  EXPECT_EQ(pool->stats().held_bytes, kPages * kPageBytes);
+  EXPECT_EQ(ResidentPages(region, region_pages), kPages);
+  for (const Object& object : objects) EXPECT_TRUE(IsIntact(*pool, object));
+  for (const Object& object : objects) FreeObject(*pool, object);
+  EXPECT_EQ(told, 1);
+  pool->GiveBackEmpty();
+  EXPECT_EQ(pool->stats().kept_bytes, 0u);
+  EXPECT_EQ(pool->stats().held_bytes, 0u);
+  EXPECT_EQ(ResidentPages(region, region_pages), 0u);
+  put_all();
+  for (const Object& object : objects) FreeObject(*pool, object);
+  EXPECT_EQ(told, 2);
+}
+
+TEST(Zpool, WhatIsKeptDoesNotMakeItFull) {
+  constexpr uint64_t kPages = 64;
+  auto pool = *Zpool::Create({.limit_bytes = kPages * kPageBytes,
+                              .reserved_bytes = uint64_t{1} << 30,
+                              .keep_bytes = kPages * kPageBytes});
+  std::vector<Object> objects;
+  for (uint64_t key = 0; key < kPages; ++key) objects.push_back(*PutObject(*pool, kPageBytes, key));
+  for (const Object& object : objects) FreeObject(*pool, object);
+  EXPECT_EQ(pool->stats().kept_bytes, kPages * kPageBytes);
+  // Spans of another size.
+  objects.clear();
+  while (auto object = PutObject(*pool, 1000, objects.size())) objects.push_back(*object);
+  EXPECT_GT(objects.size(), kPages * 3);
+  for (const Object& object : objects) EXPECT_TRUE(IsIntact(*pool, object));
+}
+
 TEST(Zpool, AfterChurnNoMoreIsResidentThanHeld) {
   auto pool = MakePool(256 * kMib);
   Random random(kSeed);

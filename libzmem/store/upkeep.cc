@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <thread>
+#include <utility>
 
 #include "libzmem/base/check.h"
 
@@ -17,6 +18,8 @@ namespace {
 // A round reads every entry, so it must be worth it.
 constexpr uint64_t kLeastReclaimableBytes = 512 * 1024;
 constexpr uint64_t kLeastReclaimableDivisor = 50;  // of what the pool holds
+// A pool that has shrunk by so much since the last look is about to be empty.
+constexpr uint64_t kEmptyingDivisor = 16;
 // Victims of one round: bounds the address space that rests until its end.
 constexpr size_t kVictims = 4096;
 
@@ -58,6 +61,7 @@ void ForEachChunk(const Upkeep::ProcessesFn& processes, const std::atomic<bool>&
 }  // namespace
 
 bool Upkeep::Run(const ProcessesFn& processes, const std::atomic<bool>& stop) {
+  store_.pool().GiveBackEmpty();
   // One whose limit was lowered is emptied to where a full one takes pages again, too.
   if (store_.pool().held_bytes() > store_.pool().limit_bytes()) shrinking_ = true;
   if (store_.pool().held_bytes() <= store_.accept_bytes()) shrinking_ = false;
@@ -85,6 +89,9 @@ void Upkeep::AgeCleanPages(const ProcessesFn& processes) {
 
 void Upkeep::CompactPool(const ProcessesFn& processes, const std::atomic<bool>& stop) {
   Zpool::Stats before = store_.pool().stats();
+  // One that empties by itself goes on doing so.
+  uint64_t last_held = std::exchange(last_held_bytes_, before.held_bytes);
+  if (before.held_bytes < last_held - last_held / kEmptyingDivisor) return;
   if (before.reclaimable_bytes < kLeastReclaimableBytes ||
       before.reclaimable_bytes < before.held_bytes / kLeastReclaimableDivisor) {
     return;

@@ -104,6 +104,7 @@ class Upkeep {
   const Options options_;
   PageStore::Workspace workspace_;
   bool shrinking_ = false;
+  uint64_t last_held_bytes_ = 0;  // at the last look whether to compact
   int64_t clean_aged_ns_;
   int64_t recompress_paid_ns_;            // up to when the allowance was paid
   int64_t recompress_credit_ns_ = 0;      // CPU time that may be spent
