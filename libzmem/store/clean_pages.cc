@@ -63,13 +63,40 @@ void CleanPages::Learn(bool reused) {
 
 CleanPages::Forms::iterator CleanPages::OldestLocked() {
   // All may have to be put to the end once.
-  for (size_t tries = 0; !queue_.empty() && tries <= forms_.size(); ++tries) {
+  size_t most_tries = queue_.size() + forms_.size();
+  for (size_t tries = 0; !queue_.empty() && tries <= most_tries; ++tries) {
     auto found = forms_.find(queue_.front().chunk_number);
-    if (found->second->kept == queue_.front().kept) return found;
-    queue_.push_back({found->first, found->second->kept});
+    bool is_own = found != forms_.end() && found->second->queued == queue_.front().kept;
+    if (is_own && found->second->kept == queue_.front().kept) return found;
     queue_.pop_front();
+    if (is_own) QueueLocked(found->first, *found->second);
   }
   return forms_.end();
+}
+
+void CleanPages::QueueLocked(uint64_t chunk_number, ChunkForms& forms) {
+  forms.queued = forms.kept;
+  queue_.push_back({chunk_number, forms.kept});
+  // Chunks whose forms come and go leave places behind.
+  constexpr size_t kFewPlaces = 64;
+  if (queue_.size() < 2 * forms_.size() + kFewPlaces) return;
+  std::erase_if(queue_, [this](const Queued& place) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    auto found = forms_.find(place.chunk_number);
+    return found == forms_.end() || found->second->queued != place.kept;
+  });
+}
+
+PageEntry CleanPages::TakeOut(ChunkForms& forms, Form& form) {
+  if (form.entry != PageEntry()) --forms.count;
+  return std::exchange(form.entry, PageEntry());
+}
+
+std::unique_ptr<CleanPages::ChunkForms> CleanPages::TakeEmptyLocked(Forms::iterator chunk) {
+  if (chunk->second->count > 0) return nullptr;
+  std::unique_ptr<ChunkForms> forms = std::move(chunk->second);
+  forms_.erase(chunk);
+  chunks_.store(forms_.size(), std::memory_order_relaxed);
+  return forms;
 }
 
 bool CleanPages::GiveUpOldest() {
@@ -83,15 +110,10 @@ bool CleanPages::GiveUpOldest() {
     if (oldest == forms_.end()) return false;
     for (Form& form : oldest->second->forms) {
       if (form.entry == PageEntry()) continue;
-      dropped.push_back(std::exchange(form.entry, PageEntry()));
+      dropped.push_back(TakeOut(*oldest->second, form));
       if (dropped.size() == kForms) break;
     }
-    if (dropped.size() < kForms) {
-      emptied = std::move(oldest->second);
-      forms_.erase(oldest);
-      queue_.pop_front();
-      chunks_.store(forms_.size(), std::memory_order_relaxed);
-    }
+    emptied = TakeEmptyLocked(oldest);
   }
   for (PageEntry entry : dropped) Release(entry);
   if (emptied != nullptr) ReleaseAll(*emptied);
@@ -121,15 +143,20 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
   {
     MutexLock lock(mutex_);
     std::unique_ptr<ChunkForms>& forms = forms_[ChunkNumber(page)];
+    bool is_new = false;
     if (forms == nullptr) {
       forms = std::make_unique<ChunkForms>();
-      queue_.push_back({ChunkNumber(page), keeps_ + 1});
+      is_new = true;
       store_.clean.metadata_bytes.fetch_add(sizeof(ChunkForms), std::memory_order_relaxed);
       chunks_.store(forms_.size(), std::memory_order_relaxed);
     }
     forms->period = period_;
     forms->kept = ++keeps_;
-    replaced = std::exchange(forms->forms[PageInChunk(page)], {entry, hash}).entry;
+    Form& form = forms->forms[PageInChunk(page)];
+    replaced = TakeOut(*forms, form);
+    form = {entry, hash};
+    ++forms->count;
+    if (is_new) QueueLocked(ChunkNumber(page), *forms);
   }
   if (replaced != PageEntry()) Release(replaced);
   // set_enabled(false) may have looked before this was here.
@@ -138,10 +165,19 @@ bool CleanPages::Keep(Address page, PageEntry entry, std::span<const std::byte, 
 }
 
 CleanPages::Form CleanPages::Take(Address page) {
-  MutexLock lock(mutex_);
-  auto found = forms_.find(ChunkNumber(page));
-  if (found == forms_.end()) return {};
-  return std::exchange(found->second->forms[PageInChunk(page)], {});
+  std::unique_ptr<ChunkForms> emptied;
+  Form taken;
+  {
+    MutexLock lock(mutex_);
+    auto found = forms_.find(ChunkNumber(page));
+    if (found == forms_.end()) return {};
+    Form& form = found->second->forms[PageInChunk(page)];
+    taken.hash = form.hash;
+    taken.entry = TakeOut(*found->second, form);
+    emptied = TakeEmptyLocked(found);
+  }
+  if (emptied != nullptr) ReleaseAll(*emptied);
+  return taken;
 }
 
 std::optional<PageEntry> CleanPages::Reuse(Address page,
@@ -188,11 +224,6 @@ void CleanPages::DropForms(Unwanted unwanted) {
       forms_.erase(here);
     }
     chunks_.store(forms_.size(), std::memory_order_relaxed);
-    if (!dropped.empty()) {
-      std::erase_if(queue_, [this](const Queued& queued) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        return !forms_.contains(queued.chunk_number);
-      });
-    }
   }
   for (const std::unique_ptr<ChunkForms>& forms : dropped) ReleaseAll(*forms);
 }
@@ -204,7 +235,7 @@ void CleanPages::Drop(AddressRange range) {
     Address start = number << kChunkShift;
     AddressRange part = range.Intersect({start, start + kChunkBytes});
     for (Address page = part.start; page < part.end; page += kPageBytes) {
-      PageEntry entry = std::exchange(forms.forms[PageInChunk(page)].entry, PageEntry());
+      PageEntry entry = TakeOut(forms, forms.forms[PageInChunk(page)]);
       if (entry != PageEntry()) dropped.push_back(entry);
     }
   };
@@ -232,7 +263,7 @@ bool CleanPages::DropIf(absl::FunctionRef<bool(PageEntry)> unwanted) {
     for (auto& [number, forms] : forms_) {
       for (Form& form : forms->forms) {
         if (form.entry == PageEntry() || !unwanted(form.entry)) continue;
-        dropped.push_back(std::exchange(form.entry, PageEntry()));
+        dropped.push_back(TakeOut(*forms, form));
       }
     }
   }

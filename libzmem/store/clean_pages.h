@@ -71,6 +71,8 @@ class CleanPages final : public SpareObjects {
   struct ChunkForms {
     uint64_t period = 0;  // of Age, when the last was kept
     uint64_t kept = 0;    // the number of that Keep
+    uint64_t queued = 0;  // the same, when it was put into queue_ last
+    size_t count = 0;
     std::array<Form, kPagesPerChunk> forms{};
   };
   using Forms = absl::flat_hash_map<uint64_t, std::unique_ptr<ChunkForms>>;
@@ -88,6 +90,12 @@ class CleanPages final : public SpareObjects {
   void Release(PageEntry entry);
   void ReleaseAll(const ChunkForms& forms);
   void DropAll();
+  // Takes the form out of its place, if there is one.
+  static PageEntry TakeOut(ChunkForms& forms, Form& form);
+  // The chunk's, if none is left in them.
+  std::unique_ptr<ChunkForms> TakeEmptyLocked(Forms::iterator chunk)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void QueueLocked(uint64_t chunk_number, ChunkForms& forms) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of whole chunks.
   template <typename Unwanted>
   void DropForms(Unwanted unwanted);
@@ -103,7 +111,8 @@ class CleanPages final : public SpareObjects {
   Forms forms_ ABSL_GUARDED_BY(mutex_);
   uint64_t keeps_ ABSL_GUARDED_BY(mutex_) = 0;
   // The chunks of forms_, those to be given up first in front; a chunk whose `kept` has changed
-  // since it was put here goes to the end.
+  // since it was put here goes to the end. One that is not there any more, or was put here again,
+  // is passed over.
   struct Queued {
     uint64_t chunk_number;
     uint64_t kept;

@@ -56,6 +56,19 @@ TEST_F(CleanPagesTest, AnUnchangedPageGetsItsEntryBack) {
   ExpectNothingKept();
 }
 
+TEST_F(CleanPagesTest, TheBooksOfAChunkGoWithItsLastForm) {
+  uint64_t before = store_.store.clean.metadata_bytes.load();
+  ASSERT_TRUE(Keep(7, Put(7)));
+  ASSERT_TRUE(Keep(8, Put(8)));
+  uint64_t of_one_chunk = store_.store.clean.metadata_bytes.load() - before;
+  EXPECT_GT(of_one_chunk, 0u);
+  store_.store.Release(*Reuse(7));
+  EXPECT_EQ(store_.store.clean.metadata_bytes.load(), before + of_one_chunk);
+  EXPECT_FALSE(Reuse(8, 1));
+  EXPECT_EQ(store_.store.clean.metadata_bytes.load(), before);
+  ExpectNothingKept();
+}
+
 TEST_F(CleanPagesTest, AChangedPageGetsNothingAndItsFormIsGivenUp) {
   ASSERT_TRUE(Keep(7, Put(7)));
   EXPECT_FALSE(Reuse(7, 1));
@@ -189,6 +202,13 @@ TEST_F(FullPoolTest, SpareObjectsAreTheFirstToGo) {
 }
 
 TEST_F(CleanPagesTest, WhereThereIsNoRoomAStreamsFormsReplaceTheOldest) {
+  // Chunks that come and go leave places behind among those to be given up.
+  for (size_t round = 0; round < 1000; ++round) {
+    size_t chunk_page = round % 3 * kPagesPerChunk;
+    ASSERT_TRUE(Keep(chunk_page, Put(chunk_page)));
+    store_.store.Release(*Reuse(chunk_page));
+  }
+  ExpectNothingKept();
   size_t page = 0;
   while (true) {
     PageEntry entry = Put(page);
