@@ -20,7 +20,11 @@
 namespace zmem {
 namespace {
 
-constexpr std::chrono::milliseconds kOutputPoll{2};  // how often ReadLine looks for more
+// How often ReadLine looks for more: rarely where it takes long, so as not to disturb what is
+// measured meanwhile.
+constexpr std::chrono::milliseconds kShortestPoll{2};
+constexpr std::chrono::milliseconds kLongestPoll{50};
+constexpr int kPollDivisor = 8;  // of the time waited so far
 
 std::string Contents(int fd) {
   struct stat info;
@@ -154,7 +158,7 @@ void Child::Send(const std::string& line) {
 }
 
 std::string Child::ReadLine(std::chrono::milliseconds timeout) {
-  auto deadline = std::chrono::steady_clock::now() + timeout;
+  auto start = std::chrono::steady_clock::now();
   while (true) {
     bool ended = !Running();  // looked at first, so that no last line is missed
     std::string text = output();
@@ -168,11 +172,13 @@ std::string Child::ReadLine(std::chrono::milliseconds timeout) {
       throw HarnessError(absl::StrCat(name_, " ended (", ended_->ToString(),
                                       ") where it should have answered; stderr: ", errors()));
     }
-    if (std::chrono::steady_clock::now() >= deadline) {
+    auto now = std::chrono::steady_clock::now();
+    if (now >= start + timeout) {
       throw HarnessError(absl::StrCat("waited ", timeout.count(), " ms for a line from ", name_,
                                       "; stderr: ", errors()));
     }
-    WaitFor(kOutputPoll);
+    auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(now - start);
+    WaitFor(std::clamp(waited / kPollDivisor, kShortestPoll, kLongestPoll));
   }
 }
 
