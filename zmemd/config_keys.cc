@@ -152,6 +152,11 @@ absl::Status SetAvailableHigh(absl::string_view value, const ConfigSource&, Conf
   return Store(ParsePercent(value, "RAM", 0), config.available_high_percent);
 }
 
+absl::Status SetIdlePolling(absl::string_view value, const ConfigSource&, Config& config) {
+  if (absl::SimpleAtoi(value, &config.idle_polling_max_cpus)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not a number of CPUs"));
+}
+
 template <auto kField>
 bool Differs(const Config& a, const Config& b) {
   return a.*kField != b.*kField;
@@ -187,6 +192,8 @@ constexpr ConfigKey kKeys[] = {
      Differs<&Config::available_low_percent>},
     {"policy", "available_high_percent", SetAvailableHigh, false,
      Differs<&Config::available_high_percent>},
+    {"policy", "idle_polling_max_cpus", SetIdlePolling, false,
+     Differs<&Config::idle_polling_max_cpus>},
 };
 
 absl::Status MatchExe(absl::string_view value, const ConfigSource&, ProgramSection& section) {

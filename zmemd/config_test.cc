@@ -95,6 +95,16 @@ TEST_F(ConfigTest, ReadsWhenTheHostIsShortOfMemory) {
   EXPECT_EQ(ErrorsOf("[policy]\navailable_low_percent=101\n").size(), 1u);
 }
 
+TEST_F(ConfigTest, ReadsOnWhichHostsIdleCpusMayPoll) {
+  Write("zmemd.conf", "[policy]\nidle_polling_max_cpus=0\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_EQ(loaded.config.idle_polling_max_cpus, 0u);
+  for (absl::string_view cpus : {"-1", "many", "2.5"}) {
+    EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nidle_polling_max_cpus=", cpus, "\n")).size(), 1u);
+  }
+}
+
 TEST_F(ConfigTest, NonsenseIsPromisedToNobody) {
   for (absl::string_view limit : {"0", "0%", "101%", "50.5%", "-1G", "1Q", "%", "nothing"}) {
     EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nlimit=", limit, "\n")),

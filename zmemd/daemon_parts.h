@@ -2,6 +2,7 @@
 // owns all of it.
 #pragma once
 
+#include "libzmem/base/cpu_latency.h"
 #include "libzmem/store/page_store.h"
 #include "libzmem/store/page_table.h"
 #include "libzmem/store/upkeep.h"
@@ -21,6 +22,7 @@ struct DaemonParts {
   const ChunkArena& arena;
   const Upkeep& upkeep;
   Housekeeper& housekeeper;
+  const CpuLatency& cpu_latency;
   const HostPressure& pressure;
 };
 

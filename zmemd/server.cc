@@ -34,6 +34,13 @@ constexpr uint64_t kKeptPoolDivisor = 32;
 constexpr int kSweepPeriodMs = 500;
 constexpr int kFirstByteTimeoutMs = 5000;
 
+// How many programs may have idle CPUs poll at a time: each has two threads by turns, of which one
+// looks out for the other.
+size_t MostPollers(const Config& config) {
+  unsigned cpus = std::thread::hardware_concurrency();
+  return cpus <= config.idle_polling_max_cpus ? cpus / 2 : 0;
+}
+
 // A thread for each CPU beside that of whoever asks; more than a few have nothing to do.
 std::unique_ptr<Crew> MakeCrew() {
   constexpr unsigned kMostHelpers = 3;
@@ -49,9 +56,12 @@ std::unique_ptr<Crew> MakeCrew() {
 }  // namespace
 
 Server::Server(const Config& config, std::string socket_path)
-    : config_(config), socket_path_(std::move(socket_path)) {}
+    : config_(config),
+      socket_path_(std::move(socket_path)),
+      cpu_latency_(clock_, {.most_holders = MostPollers(config)}) {}
 
 Server::~Server() {
+  told_of_kept_.store(nullptr);
   if (listener_.valid()) unlink(socket_path_.c_str());
 }
 
@@ -61,7 +71,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
                                                       std::unique_ptr<Keeper> keeper) {
   std::unique_ptr<Server> server(new Server(config, socket_path));
   server->keeper_ = std::move(keeper);
-  told_of_kept_.store(nullptr);
   absl::StatusOr<UniqueFd> device = CheckKernel();
   if (!device.ok()) return device.status();
   server->device_ = *std::move(device);
@@ -69,6 +78,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   Zpool::Options pool_options;
   pool_options.limit_bytes = PoolLimitBytes(config, source.ram_bytes);
   pool_options.reserved_bytes = kPoolReservedBytes;
+  pool_options.keep_bytes = pool_options.limit_bytes / kKeptPoolDivisor;
+  pool_options.on_many_kept = [raw = server.get()] {
+    if (Housekeeper* told = raw->told_of_kept_.load()) told->OnManyKept();
+  };
   absl::StatusOr<std::unique_ptr<Zpool>> pool = Zpool::Create(pool_options);
   if (!pool.ok()) return pool.status();
   server->pool_ = *std::move(pool);
@@ -78,10 +91,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
 
   if (absl::Status status = server->OpenBacking(); !status.ok()) return status;
   PageStore::Options store_options;
-  pool_options.keep_bytes = pool_options.limit_bytes / kKeptPoolDivisor;
-  pool_options.on_many_kept = [raw = server.get()] {
-    if (Housekeeper* told = raw->told_of_kept_.load()) told->OnManyKept();
-  };
   store_options.backing = server->backing_.get();
   store_options.clean_pages_percent = config.clean_pages_percent;
   store_options.accept_threshold_percent = config.accept_threshold_percent;
@@ -108,6 +117,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
                          [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
+  server->told_of_kept_.store(server->housekeeper_.get());
   if (absl::Status status = server->StartHostPressure(); !status.ok()) return status;
   server->control_ =
       std::make_unique<ControlService>(server->Parts(), server->clock_, server->stopping_);
@@ -117,13 +127,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
 
 DaemonParts Server::Parts() {
   return {.config = config_,
-  server->told_of_kept_.store(server->housekeeper_.get());
           .settings = *settings_,
           .sessions = sessions_,
           .store = *store_,
           .arena = *arena_,
           .upkeep = *upkeep_,
           .housekeeper = *housekeeper_,
+          .cpu_latency = cpu_latency_,
           .pressure = *pressure_};
 }
 

@@ -67,6 +67,7 @@ class Server final : public SessionRegistry, public SessionParent {
   void OnForkedSession(std::shared_ptr<Session> child) override;
   void OnAgentChange(int uffd, bool has_agent) override { keeper_->SetHasAgent(uffd, has_agent); }
   Crew& crew() override { return *crew_; }
+  CpuLatency& cpu_latency() override { return cpu_latency_; }
 
  private:
   Server(const Config& config, std::string socket_path);
@@ -96,12 +97,13 @@ class Server final : public SessionRegistry, public SessionParent {
   std::unique_ptr<Keeper> keeper_;
   UniqueFd device_;
   UniqueFd listener_;
-  std::unique_ptr<Zpool> pool_;
   std::atomic<Housekeeper*> told_of_kept_{nullptr};  // by the pool
+  std::unique_ptr<Zpool> pool_;
   std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
   std::unique_ptr<Crew> crew_;
+  CpuLatency cpu_latency_;
   std::unique_ptr<LiveSettings> settings_;
   std::atomic<bool> stopping_{false};
 

@@ -54,7 +54,8 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Create(std::shared_ptr<Process
   session->wake_fd_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!session->wake_fd_.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
   absl::StatusOr<std::unique_ptr<FaultHandler>> faults =
-      FaultHandler::Create(std::move(process), *session, clock, &parent.crew());
+      FaultHandler::Create(std::move(process), *session, clock,
+                           {.crew = &parent.crew(), .cpu_latency = &parent.cpu_latency()});
   if (!faults.ok()) return faults.status();
   session->faults_ = *std::move(faults);
   return session;

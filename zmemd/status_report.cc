@@ -75,6 +75,7 @@ nlohmann::json DescribeBacking(const DaemonParts& parts) {
 
 nlohmann::json DescribeHost(const DaemonParts& parts) {
   HostPressure::Stats stats = parts.pressure.stats();
+  CpuLatency::Stats latency = parts.cpu_latency.stats();
   HostPressure::Memory memory = parts.pressure.ReadMemory().value_or(HostPressure::Memory());
   return {{"reclaim_mode", ReclaimModeName(parts.settings.current().mode)},
           {"available_bytes", memory.available_bytes},
@@ -86,7 +87,9 @@ nlohmann::json DescribeHost(const DaemonParts& parts) {
           {"stall_events", stats.stall_events},
           {"squeezed_processes", stats.programs},
           {"asked_pages", stats.asked_pages},
-          {"wanted_pages", stats.wanted_pages}};
+          {"wanted_pages", stats.wanted_pages},
+          {"idle_pollings", latency.holds},
+          {"idle_polling_ns", latency.held_ns}};
 }
 
 uint64_t MetadataBytes(const DaemonParts& parts) {

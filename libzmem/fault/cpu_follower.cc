@@ -34,6 +34,12 @@ void CpuFollower::OnMessage(pid_t pid, pid_t tid, int64_t now_ns) {
   Look(pid, tid);
 }
 
+void CpuFollower::set_beside(bool beside) {
+  beside_ = beside;
+  cpu_ = -1;
+  faults_since_look_ = kFaultsPerLook;
+}
+
 void CpuFollower::Look(pid_t pid, pid_t tid) {
   if (tid != watched_) {
     char path[64];
@@ -51,8 +57,11 @@ void CpuFollower::Look(pid_t pid, pid_t tid) {
   if (cpu == cpu_) return;
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  // A CPU outside our own cpuset refuses; then the scheduler goes on choosing.
+  for (int each = 0; each < CPU_SETSIZE; ++each) {
+    if ((each == cpu) != beside_) CPU_SET(each, &set);
+  }
+  // A CPU outside our own cpuset is refused, as is being beside the only one; then the scheduler
+  // goes on choosing.
   if (sched_setaffinity(0, sizeof set, &set) == 0) cpu_ = cpu;
 }
 

@@ -1,5 +1,6 @@
 // Keeps the fault thread on the CPU of the thread whose fault it answers: waking a sleeping CPU
-// costs more than decompressing a page. Looks rarely, since looking costs a system call.
+// costs more than decompressing a page. Or on another, where no CPU sleeps. Looks rarely, since
+// looking costs a system call.
 // Belongs to the fault thread that it moves.
 #pragma once
 
@@ -16,6 +17,9 @@ class CpuFollower {
   // Call for each fault and fork, with the thread that raised it (0: unknown) in process `pid`.
   void OnMessage(pid_t pid, pid_t tid, int64_t now_ns);
 
+  // From now on to be beside the thread whose fault it answers, not where it is.
+  void set_beside(bool beside);
+
  private:
   void Look(pid_t pid, pid_t tid);
 
@@ -29,6 +33,7 @@ class CpuFollower {
   int64_t last_look_ns_ = 0;
   pid_t watched_ = 0;
   UniqueFd stat_;
+  bool beside_ = false;
   int cpu_ = -1;
 };
 

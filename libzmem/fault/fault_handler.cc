@@ -33,6 +33,11 @@ constexpr size_t kSlicePages = PageRestorer::kBufferPages;
 constexpr size_t kDiskNeighbours = 7;
 // Without a message for so long, a thread gives up its buffer.
 constexpr int kIdleMs = 10'000;
+// The same, for the host's CPUs to sleep again.
+constexpr int kQuietMs = 20;
+// How long to look out for the next message before sleeping, where that is cheap: a program that
+// does little else faults again within 3 µs.
+constexpr int64_t kLookNs = 5'000;
 // How long for a huge page to come back whole before it is taken apart.
 constexpr int64_t kHugePatienceNs = 2'000'000;
 
@@ -40,19 +45,21 @@ constexpr int64_t kHugePatienceNs = 2'000'000;
 
 absl::StatusOr<std::unique_ptr<FaultHandler>> FaultHandler::Create(std::shared_ptr<Process> process,
                                                                    FaultObserver& observer,
-                                                                   const Clock& clock, Crew* crew) {
+                                                                   const Clock& clock,
+                                                                   const Helpers& helpers) {
   UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_fd.valid()) return sys::ErrnoStatus(errno, "cannot create an eventfd");
   return std::unique_ptr<FaultHandler>(
-      new FaultHandler(std::move(process), observer, clock, crew, std::move(wake_fd)));
+      new FaultHandler(std::move(process), observer, clock, helpers, std::move(wake_fd)));
 }
 
 FaultHandler::FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer,
-                           const Clock& clock, Crew* crew, UniqueFd wake_fd)
+                           const Clock& clock, const Helpers& helpers, UniqueFd wake_fd)
     : process_(std::move(process)),
       observer_(observer),
       clock_(clock),
-      crew_(crew),
+      crew_(helpers.crew),
+      cpu_latency_(helpers.cpu_latency),
       wake_fd_(std::move(wake_fd)),
       restorer_(*process_),
       disk_(*process_, restorer_, clock),
@@ -93,17 +100,44 @@ int FaultHandler::PollTimeoutMs() const {
 void FaultHandler::Run() {
   while (!stop_.load(std::memory_order_acquire)) {
     int timeout_ms = PollTimeoutMs();
-    bool is_idle = timeout_ms < 0 && PageRestorer::has_buffer();
-    if (!Turn(is_idle ? kIdleMs : timeout_ms)) return;
-    if (is_idle && !heard_) PageRestorer::ReleaseBuffer();
+    bool is_idle = timeout_ms < 0 && (PageRestorer::has_buffer() || hold_.valid());
+    if (is_idle) timeout_ms = hold_.valid() ? kQuietMs : kIdleMs;
+    if (!Turn(timeout_ms)) break;
+    if (is_idle && !heard_) {
+      if (!hold_.valid()) PageRestorer::ReleaseBuffer();
+      pace_.OnQuiet();
+    }
+    FollowPace();
   }
+  hold_ = CpuLatency::Hold();
+}
+
+// A program with room for its pages that gets them back one by one as fast as it can is waiting
+// for CPUs to wake up most of the time, and only for as long as there are pages of it. Where room
+// is scarce there is no end to it, and the CPUs have pages to compress.
+void FaultHandler::FollowPace() {
+  bool wanted = cpu_latency_ != nullptr && pace_.is_fast() && !IsRoomScarce();
+  if (wanted == hold_.valid()) return;
+  hold_ = wanted ? cpu_latency_->Begin() : CpuLatency::Hold();
+  if (wanted == hold_.valid()) follower_.set_beside(wanted);
+}
+
+// Reads the messages that come within a moment, if that is worth it now.
+void FaultHandler::LookOut() {
+  if (!hold_.valid() || !look_credit_.Take()) return;
+  int64_t until_ns = clock_.now_ns() + kLookNs;
+  do {
+    read_early_ = process_->uffd.Read(messages_);
+  } while (read_early_ == 0 && clock_.now_ns() < until_ns);
+  look_credit_.OnLook(read_early_ > 0);
 }
 
 bool FaultHandler::Turn(int timeout_ms) {
   // A descriptor of -1 is passed over.
   pollfd fds[3] = {
       {process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}, {disk_.fd(), POLLIN, 0}};
-  heard_ = sys::Poll(fds, 3, timeout_ms) != 0;
+  if (timeout_ms != 0) LookOut();
+  heard_ = read_early_ > 0 || sys::Poll(fds, 3, timeout_ms) != 0;
   if ((fds[1].revents & POLLIN) != 0) {
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
@@ -113,7 +147,7 @@ bool FaultHandler::Turn(int timeout_ms) {
     fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
   }
   GateLock lock(process_->gate);
-  if (fds[0].revents != 0) ServeMessages();
+  if (read_early_ > 0 || fds[0].revents != 0) ServeMessages();
   if (!process_->arrivals.empty()) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
   if (!coming_.empty()) BringSlice();
@@ -132,7 +166,8 @@ bool FaultHandler::Turn(int timeout_ms) {
 }
 
 void FaultHandler::ServeMessages() {
-  int count = process_->uffd.Read(messages_);
+  int count = std::exchange(read_early_, 0);
+  if (count <= 0) count = process_->uffd.Read(messages_);
   if (count == -EMFILE && reserve_fd_.valid()) {
     reserve_fd_.reset();
     count = process_->uffd.Read(messages_);
@@ -178,6 +213,7 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
   Address page = PageStart(message.arg.pagefault.address);
   bool write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
   Pending fault{page, write, read_ns, false};
+  pace_.OnFault(read_ns);
   uint64_t served = process_->counters.faults_total.load(std::memory_order_relaxed);
   if (Answer(fault)) {
     if (process_->counters.faults_total.load(std::memory_order_relaxed) != served) {

@@ -13,11 +13,13 @@
 
 #include "absl/status/statusor.h"
 #include "libzmem/base/clock.h"
+#include "libzmem/base/cpu_latency.h"
 #include "libzmem/base/crew.h"
 #include "libzmem/base/sys.h"
 #include "libzmem/fault/coming_pages.h"
 #include "libzmem/fault/cpu_follower.h"
 #include "libzmem/fault/disk_reads.h"
+#include "libzmem/fault/fault_pace.h"
 #include "libzmem/fault/layout_events.h"
 #include "libzmem/fault/page_restorer.h"
 #include "libzmem/fault/prefetcher.h"
@@ -45,11 +47,16 @@ class FaultObserver {
 
 class FaultHandler {
  public:
-  // `crew`, which outlives it, helps where many pages come back at once; null: nobody does.
+  // What outlives it, and it can do without.
+  struct Helpers {
+    Crew* crew = nullptr;               // helps where many pages come back at once
+    CpuLatency* cpu_latency = nullptr;  // is held while a program gets its pages back one by one
+  };
   // Errors: what eventfd(2) says.
   static absl::StatusOr<std::unique_ptr<FaultHandler>> Create(std::shared_ptr<Process> process,
                                                               FaultObserver& observer,
-                                                              const Clock& clock, Crew* crew);
+                                                              const Clock& clock,
+                                                              const Helpers& helpers);
 
   // The thread's body: returns after Stop, or when the address space is gone.
   void Run();
@@ -89,9 +96,11 @@ class FaultHandler {
   static constexpr size_t kMostAhead = 256;
 
   FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer, const Clock& clock,
-               Crew* crew, UniqueFd wake_fd);
+               const Helpers& helpers, UniqueFd wake_fd);
 
   int PollTimeoutMs() const;
+  void LookOut();
+  void FollowPace();
   void ServeMessages();
   void ApplyEvent(const uffd_msg& message);
   void HandleFault(const uffd_msg& message, int64_t read_ns);
@@ -133,6 +142,7 @@ class FaultHandler {
   FaultObserver& observer_;
   const Clock& clock_;
   Crew* const crew_;
+  CpuLatency* const cpu_latency_;
   UniqueFd wake_fd_;
   // Given up when the table is full, so that a FORK event can still be read (FACTS 4).
   UniqueFd reserve_fd_;
@@ -148,7 +158,11 @@ class FaultHandler {
   ComingPages coming_;               // what readahead_ has asked for and is not there yet
   Readahead zero_ahead_{PageRestorer::kBufferPages};  // of pages never touched
   CpuFollower follower_;
+  FaultPace pace_;
+  CpuLatency::Hold hold_;  // while pace_ is fast
+  LookCredit look_credit_;
   std::array<uffd_msg, kMessages> messages_;
+  int read_early_ = 0;  // of these, by LookOut; or its error
   std::array<Pending, kMaxPending> pending_;
   size_t pending_count_ = 0;
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room

@@ -26,7 +26,7 @@ int MoveOne(const Process& process, Address target, Address source) {
 FaultThread::FaultThread(std::shared_ptr<Process> process, const Clock& clock)
     : process_(std::move(process)),
       clock_(clock),
-      handler_(OrDie(FaultHandler::Create(process_, *this, clock, &crew_))),
+      handler_(OrDie(FaultHandler::Create(process_, *this, clock, {.crew = &crew_}))),
       thread_([this] { handler_->Run(); }) {}
 
 FaultThread::~FaultThread() {

@@ -1,0 +1,73 @@
+#include "libzmem/fault/fault_pace.h"
+
+#include <gtest/gtest.h>
+
+namespace zmem {
+namespace {
+
+class FaultPaceTest : public testing::Test {
+ protected:
+  void Fault(int times, int64_t apart_ns) {
+    for (int i = 0; i < times; ++i) pace_.OnFault(now_ns_ += apart_ns);
+  }
+
+  FaultPace pace_;
+  int64_t now_ns_ = 1'000'000'000;
+};
+
+TEST_F(FaultPaceTest, IsFastOnceManyFaultsFollowEachOtherClosely) {
+  Fault(64, 10'000);
+  EXPECT_FALSE(pace_.is_fast());  // since when is not known
+  Fault(63, 10'000);
+  EXPECT_FALSE(pace_.is_fast());
+  Fault(1, 10'000);
+  EXPECT_TRUE(pace_.is_fast());
+}
+
+TEST_F(FaultPaceTest, IsNotFastAtAFewThousandASecond) {
+  Fault(1000, 150'000);
+  EXPECT_FALSE(pace_.is_fast());
+}
+
+TEST_F(FaultPaceTest, WhatIsFastMayPauseForAMoment) {
+  Fault(128, 10'000);
+  Fault(16 * 64, 300'000);
+  EXPECT_TRUE(pace_.is_fast());
+  Fault(64, 500'000);
+  EXPECT_FALSE(pace_.is_fast());
+}
+
+TEST_F(FaultPaceTest, QuietEndsIt) {
+  Fault(128, 10'000);
+  pace_.OnQuiet();
+  EXPECT_FALSE(pace_.is_fast());
+}
+
+TEST(LookCredit, LooksGoOnAsLongAsMostFindSomething) {
+  LookCredit credit;
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_TRUE(credit.Take());
+    credit.OnLook(i % 3 != 0);
+  }
+}
+
+TEST(LookCredit, ThatFindNothingAreGivenUpForAWhile) {
+  LookCredit credit;
+  int looks = 0;
+  for (int i = 0; i < 10'000; ++i) {
+    if (!credit.Take()) continue;
+    ++looks;
+    credit.OnLook(false);
+  }
+  EXPECT_LT(looks, 60);
+  EXPECT_GT(looks, 20);  // and tried again
+  while (!credit.Take()) {
+  }
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(credit.Take());
+    credit.OnLook(true);
+  }
+}
+
+}  // namespace
+}  // namespace zmem
