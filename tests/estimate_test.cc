@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "libzmem/base/page.h"
 #include "tests/system_test.h"
 
 namespace zmem {
@@ -86,10 +87,12 @@ TEST_F(EstimateCommand, ForetellsWhatEvictingThenSaves) {
   ASSERT_TRUE(result.status.Succeeded()) << result.errors;
   json again = json::parse(result.output);
   EXPECT_TRUE(again.at("already_out_known"));
-  EXPECT_EQ(again.at("ages").at(0).at("already_out_bytes"), out);
-  near(net, again.at("ages").at(0).at("savings").at(0).at("net_saved_bytes"), 5);
   // A few pages the program itself may have wanted meanwhile.
-  EXPECT_LT(daemon.Process(child.pid()).at("faults_total"), 10) << "looking brought pages back";
+  constexpr int kWantedPages = 10;
+  EXPECT_NEAR(again.at("ages").at(0).at("already_out_bytes"), out, kWantedPages * kPageBytes);
+  near(net, again.at("ages").at(0).at("savings").at(0).at("net_saved_bytes"), 5);
+  EXPECT_LT(daemon.Process(child.pid()).at("faults_total"), kWantedPages)
+      << "looking brought pages back";
   json without_daemon = Estimate(child, 1);
   EXPECT_FALSE(without_daemon.at("already_out_known"));
 }

@@ -29,7 +29,7 @@ namespace {
 // What 16 TiB of managed memory need: address space, not memory.
 constexpr uint64_t kMaxChunks = uint64_t{1} << 23;
 constexpr uint64_t kPoolReservedBytes = uint64_t{1} << 40;
-// What the pool may keep of empty spans, while they become more: a part of what it may hold.
+// What the pool may keep of empty spans, until the next upkeep: a part of what it may hold.
 constexpr uint64_t kKeptPoolDivisor = 32;
 constexpr int kSweepPeriodMs = 500;
 constexpr int kFirstByteTimeoutMs = 5000;
@@ -61,7 +61,6 @@ Server::Server(const Config& config, std::string socket_path)
       cpu_latency_(clock_, {.most_holders = MostPollers(config)}) {}
 
 Server::~Server() {
-  told_of_kept_.store(nullptr);
   if (listener_.valid()) unlink(socket_path_.c_str());
 }
 
@@ -79,9 +78,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   pool_options.limit_bytes = PoolLimitBytes(config, source.ram_bytes);
   pool_options.reserved_bytes = kPoolReservedBytes;
   pool_options.keep_bytes = pool_options.limit_bytes / kKeptPoolDivisor;
-  pool_options.on_many_kept = [raw = server.get()] {
-    if (Housekeeper* told = raw->told_of_kept_.load()) told->OnManyKept();
-  };
   absl::StatusOr<std::unique_ptr<Zpool>> pool = Zpool::Create(pool_options);
   if (!pool.ok()) return pool.status();
   server->pool_ = *std::move(pool);
@@ -112,12 +108,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
       std::max(upkeep_options.clean_pages_age_ns, 2 * config.cold_age_ns);
   server->upkeep_ =
       std::make_unique<Upkeep>(*server->store_, server->clock_, server->cpu_clock_, upkeep_options);
-  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper =
-      Housekeeper::Start(*server->upkeep_, *server->pool_, pool_options.keep_bytes,
-                         [raw = server.get()] { return raw->StoredProcesses(); });
+  absl::StatusOr<std::unique_ptr<Housekeeper>> housekeeper = Housekeeper::Start(
+      *server->upkeep_, *server->pool_, [raw = server.get()] { return raw->StoredProcesses(); });
   if (!housekeeper.ok()) return housekeeper.status();
   server->housekeeper_ = *std::move(housekeeper);
-  server->told_of_kept_.store(server->housekeeper_.get());
   if (absl::Status status = server->StartHostPressure(); !status.ok()) return status;
   server->control_ =
       std::make_unique<ControlService>(server->Parts(), server->clock_, server->stopping_);

@@ -97,7 +97,6 @@ class Server final : public SessionRegistry, public SessionParent {
   std::unique_ptr<Keeper> keeper_;
   UniqueFd device_;
   UniqueFd listener_;
-  std::atomic<Housekeeper*> told_of_kept_{nullptr};  // by the pool
   std::unique_ptr<Zpool> pool_;
   std::unique_ptr<BackingFile> backing_;
   std::unique_ptr<ChunkArena> arena_;

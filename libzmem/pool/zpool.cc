@@ -54,7 +54,6 @@ class Zpool::Impl {
  public:
   Impl(SharedRegion objects, std::unique_ptr<SpanTable> table, const Options& options)
       : most_kept_pages_(options.keep_bytes / kPageBytes),
-        on_many_kept_(options.on_many_kept),
         objects_(std::move(objects)),
         table_(std::move(table)),
         classes_(MakeClasses(std::make_index_sequence<kSizeClasses>())),
@@ -88,11 +87,13 @@ class Zpool::Impl {
       MutexLock lock(own.mutex);
       is_empty = own.ReturnPlaceLocked(handle.granule, object_bytes);
     }
-    if (is_empty) KeepOrGiveBack(SlotOf(handle), own.shape().span_pages);
+    uint32_t pages = own.shape().span_pages;
+    if (is_empty && !table_->Keep(SlotOf(handle), pages, most_kept_pages_)) {
+      GiveBack({{{SlotOf(handle), pages}}});
+    }
   }
 
   void GiveBackEmpty() {
-    is_many_kept_.store(false, std::memory_order_relaxed);
     std::array<SpanTable::KeptSpan, kSpansPerLock> spans;
     while (size_t count = table_->TakeKept(spans)) {
       auto taken = std::span(spans).first(count);
@@ -164,7 +165,6 @@ class Zpool::Impl {
   }
 
   uint64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
-  uint64_t kept_bytes() const { return table_->kept_pages() * kPageBytes; }
   uint64_t limit_bytes() const { return limit_bytes_.load(std::memory_order_relaxed); }
 
   Stats stats() const {
@@ -178,7 +178,7 @@ class Zpool::Impl {
     }
     stats.held_bytes = held_bytes_.load(std::memory_order_relaxed);
     stats.max_held_bytes = max_held_bytes_.load(std::memory_order_relaxed);
-    stats.kept_bytes = kept_bytes();
+    stats.kept_bytes = table_->kept_pages() * kPageBytes;
     stats.metadata_bytes = sizeof *this + table_->metadata_bytes();
     stats.limit_bytes = limit_bytes_.load(std::memory_order_relaxed);
     stats.limit_rejects = limit_rejects_.load(std::memory_order_relaxed);
@@ -239,16 +239,6 @@ class Zpool::Impl {
     return slot;
   }
 
-  void KeepOrGiveBack(uint32_t slot, size_t pages) {
-    if (!table_->Keep(slot, pages, most_kept_pages_)) {
-      return GiveBack({{{slot, static_cast<uint32_t>(pages)}}});
-    }
-    bool is_many = table_->kept_pages() > kKeptForReuseBytes / kPageBytes;
-    if (is_many && on_many_kept_ && !is_many_kept_.exchange(true, std::memory_order_relaxed)) {
-      on_many_kept_();
-    }
-  }
-
   // Gives the memory of empty spans in neighbouring slots back, then their slots.
   void GiveBack(std::span<const SpanTable::KeptSpan> spans) {
     uint64_t start = uint64_t{spans.front().slot} << kSpanSlotShift;
@@ -281,8 +271,6 @@ class Zpool::Impl {
   }
 
   const uint64_t most_kept_pages_;
-  const std::function<void()> on_many_kept_;
-  std::atomic<bool> is_many_kept_{false};
 
   const SharedRegion objects_;
   const std::unique_ptr<SpanTable> table_;
@@ -328,7 +316,6 @@ std::optional<ZHandle> Zpool::Move(ZHandle handle, size_t object_bytes) {
 }
 void Zpool::EndRound() { impl_->EndRound(); }
 uint64_t Zpool::held_bytes() const { return impl_->held_bytes(); }
-uint64_t Zpool::kept_bytes() const { return impl_->kept_bytes(); }
 uint64_t Zpool::limit_bytes() const { return impl_->limit_bytes(); }
 void Zpool::set_limit_bytes(uint64_t limit_bytes) { impl_->set_limit_bytes(limit_bytes); }
 Zpool::Stats Zpool::stats() const { return impl_->stats(); }

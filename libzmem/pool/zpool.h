@@ -16,7 +16,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,9 +24,6 @@
 #include "libzmem/base/page.h"
 
 namespace zmem {
-
-// What a pool that takes and frees by turns has use for.
-inline constexpr uint64_t kKeptForReuseBytes = uint64_t{1} << 20;
 
 // Names a stored object: its offset in the region in units of kPoolGranuleBytes. 36 bits, so that
 // it fits a page entry; they reach 1 TiB.
@@ -53,9 +49,6 @@ class Zpool {
     // Memory of empty spans that may be kept until GiveBackEmpty: for those that are needed next,
     // and so that a fault does not wait while its page's old place goes back to the kernel.
     uint64_t keep_bytes = 0;
-    // Called when more is kept than kKeptForReuseBytes, once until GiveBackEmpty: by whoever freed
-    // the object, with no lock held. Must be quick.
-    std::function<void()> on_many_kept;
   };
 
   struct Stats {
@@ -131,9 +124,8 @@ class Zpool {
   // Takes effect at the next Put; objects above a lowered limit stay.
   void set_limit_bytes(uint64_t limit_bytes);
 
-  // stats().held_bytes, kept_bytes and limit_bytes, for the price of a load.
+  // stats().held_bytes and stats().limit_bytes, for the price of a load.
   uint64_t held_bytes() const;
-  uint64_t kept_bytes() const;
   uint64_t limit_bytes() const;
 
   // Each figure is exact; while others put and free, they are not all of the same instant.
