@@ -1,7 +1,7 @@
 // What the bare system calls allow: ways in which a handler can wait for faults and be placed, with
 // nothing around them but LZ4, on the pages of bench/versus_kernel, beside the kernel's zram in the
 // same run. No program's refault over userfaultfd can be faster than the best of these.
-//   fault_ways [--mib N] [--repetitions N] [--json FILE]
+//   fault_ways [--mib N] [--repetitions N] [--idle-polling] [--json FILE]
 #include <fcntl.h>
 #include <lz4.h>
 #include <poll.h>
@@ -36,6 +36,7 @@
 #include "bench/stamped_pages.h"
 #include "bench/zram_swap.h"
 #include "libzmem/base/clock.h"
+#include "libzmem/base/cpu_latency.h"
 #include "libzmem/base/kernel_abi.h"
 #include "libzmem/fault/cpu_follower.h"
 
@@ -49,6 +50,7 @@ namespace {
 struct Options {
   uint32_t mib = 64;
   int repetitions = 5;
+  bool idle_polling = false;
   std::string json_path;
 };
 
@@ -381,6 +383,7 @@ class Bench {
     return {{"benchmark", "fault_ways"},
             {"machine", Machine()},
             {"pages", toucher_.pages()},
+            {"idle_polling", options_.idle_polling},
             {"ways", ways},
             {"in_order_gib_per_s", in_order_per_s_},
             {"evicted_pages_per_cpu_s", evicted_per_s_},
@@ -537,6 +540,16 @@ class Bench {
 
 int Main(const Options& options) {
   return RunBench("fault_ways", [&] {
+    MonotonicClock clock;
+    CpuLatency cpu_latency(clock, {.most_holders = 1});
+    CpuLatency::Hold hold;
+    if (options.idle_polling) {
+      hold = cpu_latency.Begin();
+      if (!hold.valid()) {
+        throw HarnessError(
+            "--idle-polling takes write access to /dev/cpu_dma_latency: try as root");
+      }
+    }
     Bench bench(options);
     bench.Run();
     bench.Print();
@@ -556,6 +569,8 @@ int main(int argc, char** argv) {
   app.add_option("--repetitions", options.repetitions, "runs of each way")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();
+  app.add_flag("--idle-polling", options.idle_polling,
+               "no idle CPU sleeps meanwhile, as zmemd sees to it where faults follow each other");
   app.add_option("--json", options.json_path, "also write the results here");
   CLI11_PARSE(app, argc, argv);
   return zmem::Main(options);

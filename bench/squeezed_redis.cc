@@ -107,10 +107,11 @@ MemoryUse SqueezedRedis::Use() const {
 
 void SqueezedRedis::LimitResident(uint64_t bytes) {
   if (cgroup_) {
-    // The cgroup charges more than what is resident, such as page tables.
+    // The cgroup charges what is not resident, such as page tables, and does not charge pages of
+    // files that others brought in.
     uint64_t used_bytes = cgroup_->UsedBytes();
     auto resident_bytes = static_cast<uint64_t>(ResidentBytes(pid_));
-    return cgroup_->Limit(bytes + used_bytes - std::min(used_bytes, resident_bytes));
+    return cgroup_->Limit(bytes + used_bytes - resident_bytes);
   }
   CommandResult result = daemon_->Ctl({"limit", absl::StrCat(pid_), absl::StrCat(bytes)});
   if (!result.status.Succeeded()) {

@@ -7,11 +7,14 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
 #include "libzmem/base/clock.h"
+#include "libzmem/uffd/address_map.h"
 #include "tests/programs/command_loop.h"
 
 #ifndef MADV_PAGEOUT
@@ -99,6 +102,15 @@ std::string VersusProgram::Rewrite() {
 }
 
 std::string VersusProgram::PageOut() {
+  auto start = reinterpret_cast<Address>(pages_.data());
+  const AddressRange pages{start, start + options_.pages * kPageBytes};
+  // Its heap too, as zmem takes that: both are to hold the same pages.
+  std::ifstream file("/proc/self/maps");
+  const std::string maps{std::istreambuf_iterator<char>(file), {}};
+  const AddressMap beside = AddressMap::Parse(maps, {pages});
+  for (AddressRange other : beside.eligible()) {
+    madvise(reinterpret_cast<void*>(other.start), other.end - other.start, MADV_PAGEOUT);
+  }
   return madvise(pages_.data(), options_.pages * kPageBytes, MADV_PAGEOUT) == 0
              ? "ok"
              : "MADV_PAGEOUT failed";
