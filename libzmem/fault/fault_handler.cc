@@ -122,22 +122,26 @@ void FaultHandler::FollowPace() {
   if (wanted == hold_.valid()) follower_.set_beside(wanted);
 }
 
-// Reads the messages that come within a moment, if that is worth it now.
-void FaultHandler::LookOut() {
-  if (!hold_.valid() || !look_credit_.Take()) return;
+// Serves the messages that come within a moment, if that is worth it now. Reading them takes the
+// gate, and whoever waits for that gets it next.
+bool FaultHandler::LookOut() {
+  if (!hold_.valid() || !look_credit_.Take()) return false;
   int64_t until_ns = clock_.now_ns() + kLookNs;
+  GateLock lock(process_->gate);
+  bool found;
   do {
-    read_early_ = process_->uffd.Read(messages_);
-  } while (read_early_ == 0 && clock_.now_ns() < until_ns);
-  look_credit_.OnLook(read_early_ > 0);
+    found = ServeMessages();
+  } while (!found && clock_.now_ns() < until_ns);
+  look_credit_.OnLook(found);
+  return found;
 }
 
 bool FaultHandler::Turn(int timeout_ms) {
   // A descriptor of -1 is passed over.
   pollfd fds[3] = {
       {process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}, {disk_.fd(), POLLIN, 0}};
-  if (timeout_ms != 0) LookOut();
-  heard_ = read_early_ > 0 || sys::Poll(fds, 3, timeout_ms) != 0;
+  bool has_served = timeout_ms != 0 && LookOut();
+  heard_ = has_served || sys::Poll(fds, 3, timeout_ms) != 0;
   if ((fds[1].revents & POLLIN) != 0) {
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
@@ -147,7 +151,7 @@ bool FaultHandler::Turn(int timeout_ms) {
     fcntl(process_->uffd.fd(), F_SETFL, O_NONBLOCK);
   }
   GateLock lock(process_->gate);
-  if (read_early_ > 0 || fds[0].revents != 0) ServeMessages();
+  if (fds[0].revents != 0) ServeMessages();
   if (!process_->arrivals.empty()) SettleArrivals();
   if (pending_count_ > 0) HandlePending();
   if (!coming_.empty()) BringSlice();
@@ -165,15 +169,14 @@ bool FaultHandler::Turn(int timeout_ms) {
   return false;
 }
 
-void FaultHandler::ServeMessages() {
-  int count = std::exchange(read_early_, 0);
-  if (count <= 0) count = process_->uffd.Read(messages_);
+bool FaultHandler::ServeMessages() {
+  int count = process_->uffd.Read(messages_);
   if (count == -EMFILE && reserve_fd_.valid()) {
     reserve_fd_.reset();
     count = process_->uffd.Read(messages_);
   }
   if (!reserve_fd_.valid()) reserve_fd_.reset(fcntl(wake_fd_.get(), F_DUPFD_CLOEXEC, 0));
-  if (count <= 0) return;
+  if (count <= 0) return false;
   int64_t read_ns = clock_.now_ns();
   std::span<const uffd_msg> messages(messages_.data(), static_cast<size_t>(count));
   // read() hands out faults before older events; an event that was read must be applied before a
@@ -184,6 +187,7 @@ void FaultHandler::ServeMessages() {
   for (const uffd_msg& message : messages) {
     if (message.event == UFFD_EVENT_PAGEFAULT) HandleFault(message, read_ns);
   }
+  return true;
 }
 
 void FaultHandler::ApplyEvent(const uffd_msg& message) {

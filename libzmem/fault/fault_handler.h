@@ -99,9 +99,10 @@ class FaultHandler {
                const Helpers& helpers, UniqueFd wake_fd);
 
   int PollTimeoutMs() const;
-  void LookOut();
+  bool LookOut();
   void FollowPace();
-  void ServeMessages();
+  // Whether there were any.
+  bool ServeMessages() ABSL_EXCLUSIVE_LOCKS_REQUIRED(process_->gate);
   void ApplyEvent(const uffd_msg& message);
   void HandleFault(const uffd_msg& message, int64_t read_ns);
   void HandlePending();
@@ -162,7 +163,6 @@ class FaultHandler {
   CpuLatency::Hold hold_;  // while pace_ is fast
   LookCredit look_credit_;
   std::array<uffd_msg, kMessages> messages_;
-  int read_early_ = 0;  // of these, by LookOut; or its error
   std::array<Pending, kMaxPending> pending_;
   size_t pending_count_ = 0;
   int64_t short_of_room_ns_ = 0;  // since when, or since the last page went out; 0: there is room

@@ -1,15 +1,18 @@
 // Pages that are out, and pages never touched, come when they are wanted.
 #include "libzmem/fault/fault_handler.h"
 
+#include <poll.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "libzmem/base/cpu_latency.h"
 #include "libzmem/fault/fault_handler_fixture.h"
 
 namespace zmem {
@@ -245,6 +248,52 @@ TEST_F(FaultHandlerTest, AFaultIsTimedAndItsChunkNotedAsUsed) {
   faults_->Settle();
   EXPECT_EQ(process_->fault_latency.count(), 1u);
   EXPECT_GT(process_->table.Find(ChunkNumber(memory_.address(0)))->last_fault_ns.load(), 0);
+}
+
+// By which every program is in a hurry, and every look for the next message long.
+class SlowClock final : public Clock {
+ public:
+  int64_t now_ns() const override { return real_.now_ns() / 50; }
+
+ private:
+  MonotonicClock real_;
+};
+
+// An event that is read while the agent moves pages lets it take those of a mapping that nobody
+// manages (process.h): also by a fault thread that looks out for the next message.
+TEST_F(FaultHandlerTest, NoMessageIsReadWhileSomebodyElseHoldsTheGate) {
+  constexpr int kRounds = 50;
+  SlowClock clock;
+  CpuLatency cpu_latency(clock, {.most_holders = 1, .device = "/dev/null"});
+  StoreVaried(0, memory_.page_count());
+  faults_.emplace(process_, clock, &cpu_latency);
+  std::vector<size_t> order(memory_.page_count());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(TestSeed()));
+  std::atomic<size_t> touched = 0;
+  std::thread program([&] {
+    for (size_t page : order) {
+      EXPECT_TRUE(memory_.Holds(page, expected_[page])) << page;
+      ++touched;
+    }
+  });
+  int unread = 0;
+  for (int round = 0; round < kRounds && touched < order.size(); ++round) {
+    size_t seen = touched;
+    while (touched < std::min(seen + 8, order.size())) std::this_thread::yield();
+    GateLock lock(process_->gate);
+    if (touched == order.size() || cpu_latency.stats().holds == 0) continue;
+    pollfd messages{process_->uffd.fd(), POLLIN, 0};
+    int found = sys::Poll(&messages, 1, 1000);
+    if (touched == order.size()) break;
+    EXPECT_EQ(found, 1) << "a message was read, round " << round;
+    if (found != 1) break;
+    ++unread;
+  }
+  program.join();
+  faults_.reset();
+  EXPECT_GT(cpu_latency.stats().holds, 0u);
+  EXPECT_GT(unread, kRounds / 10);
 }
 
 }  // namespace

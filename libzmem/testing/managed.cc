@@ -23,10 +23,12 @@ int MoveOne(const Process& process, Address target, Address source) {
 
 }  // namespace
 
-FaultThread::FaultThread(std::shared_ptr<Process> process, const Clock& clock)
+FaultThread::FaultThread(std::shared_ptr<Process> process, const Clock& clock,
+                         CpuLatency* cpu_latency)
     : process_(std::move(process)),
       clock_(clock),
-      handler_(OrDie(FaultHandler::Create(process_, *this, clock, {.crew = &crew_}))),
+      handler_(OrDie(FaultHandler::Create(process_, *this, clock,
+                                          {.crew = &crew_, .cpu_latency = cpu_latency}))),
       thread_([this] { handler_->Run(); }) {}
 
 FaultThread::~FaultThread() {

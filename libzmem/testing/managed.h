@@ -29,7 +29,8 @@ class SharedFakeClock final : public Clock {
 // Serves `process` from construction to destruction, and every child that it forks.
 class FaultThread final : public FaultObserver {
  public:
-  FaultThread(std::shared_ptr<Process> process, const Clock& clock);
+  FaultThread(std::shared_ptr<Process> process, const Clock& clock,
+              CpuLatency* cpu_latency = nullptr);
   ~FaultThread() override;
 
   FaultHandler& handler() { return *handler_; }
