@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -43,8 +44,10 @@ uint64_t ResidentBytes(pid_t pid) {
 
 void RaiseServingThread(const char* name) {
   constexpr int kNice = -15;
+  constexpr unsigned long kTimerSlackNs = 1000;  // what it pauses for is soon over
   pthread_setname_np(pthread_self(), name);
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kNice);
+  prctl(PR_SET_TIMERSLACK, kTimerSlackNs);
 }
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Create(std::shared_ptr<Process> process,

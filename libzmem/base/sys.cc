@@ -88,9 +88,15 @@ int AdmitRingTransfer(Call call, uint64_t offset, size_t& bytes) {
 }
 
 int Poll(pollfd* fds, size_t count, int timeout_ms) {
+  return PollNs(fds, count, timeout_ms < 0 ? -1 : int64_t{timeout_ms} * 1'000'000);
+}
+
+int PollNs(pollfd* fds, size_t count, int64_t timeout_ns) {
+  constexpr int64_t kSecondNs = 1'000'000'000;
   if (int error = InjectedErrno(Call::kPoll)) return -error;
   for (;;) {
-    int result = poll(fds, count, timeout_ms);
+    timespec timeout{.tv_sec = timeout_ns / kSecondNs, .tv_nsec = timeout_ns % kSecondNs};
+    int result = ppoll(fds, count, timeout_ns < 0 ? nullptr : &timeout, nullptr);
     if (result >= 0) return result;
     if (errno != EINTR) return -errno;
   }

@@ -87,6 +87,8 @@ int Fallocate(int fd, int mode, uint64_t offset, uint64_t bytes);
 int AdmitRingTransfer(Call call, uint64_t offset, size_t& bytes);
 // As poll(2), retried on EINTR. Returns the number of ready descriptors, or a negative errno.
 int Poll(pollfd* fds, size_t count, int timeout_ms);
+// The same with a finer timeout; below 0 there is none.
+int PollNs(pollfd* fds, size_t count, int64_t timeout_ns);
 
 // An absl::Status for `error` (positive errno); `what` says what failed, on what.
 absl::Status ErrnoStatus(int error, absl::string_view what);

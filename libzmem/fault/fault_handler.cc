@@ -16,7 +16,23 @@ namespace {
 alignas(kPageBytes) std::byte zero_pages[PageRestorer::kBufferPages * kPageBytes];
 
 // Rounds tried at once before a pause: a changing layout settles within microseconds as a rule.
-constexpr int kEagerRounds = 16;
+// Nothing tells when it has: its changer, which may be the agent, has to run once more. So pauses
+// begin short, and double after so many.
+constexpr int kEagerRounds = 4;
+constexpr int kRoundsAPause = 4;
+constexpr int64_t kShortestPauseNs = 20'000;
+constexpr int64_t kLongestPauseNs = 1'000'000;
+// Rounds after which pauses are as long as they get.
+constexpr int kPatientRounds = 32;
+
+constexpr int64_t PauseNs(int fruitless_rounds) {
+  if (fruitless_rounds < kEagerRounds) return 0;
+  if (fruitless_rounds >= kPatientRounds) return kLongestPauseNs;
+  return std::min(kShortestPauseNs << ((fruitless_rounds - kEagerRounds) / kRoundsAPause),
+                  kLongestPauseNs);
+}
+static_assert(PauseNs(kPatientRounds - 1) == kLongestPauseNs);
+
 // Rounds of a drain without any progress after which what cannot be filled is given up: nothing is
 // mapped there any more, or its unmapping would have been told (a millisecond each).
 constexpr int kDrainPatience = 2000;
@@ -25,16 +41,16 @@ constexpr int64_t kAmpleRoomPages = 8192;
 // How long a fault waits for room while no page goes out.
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
 // How long until it looks for room that nobody has told it of.
-constexpr int kRoomLookMs = 5;
+constexpr int64_t kRoomLookNs = 5'000'000;
 // What is brought between two looks for faults of what nobody waits for.
 constexpr size_t kSlicePages = PageRestorer::kBufferPages;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
 constexpr size_t kDiskNeighbours = 7;
 // Without a message for so long, a thread gives up its buffer.
-constexpr int kIdleMs = 10'000;
+constexpr int64_t kIdleNs = 10'000'000'000;
 // The same, for the host's CPUs to sleep again.
-constexpr int kQuietMs = 20;
+constexpr int64_t kQuietNs = 20'000'000;
 // How long to look out for the next message before sleeping, where that is cheap: a program that
 // does little else faults again within 3 µs.
 constexpr int64_t kLookNs = 5'000;
@@ -88,21 +104,21 @@ void FaultHandler::EndDrain() {
 
 void FaultHandler::Wake() { eventfd_write(wake_fd_.get(), 1); }
 
-int FaultHandler::PollTimeoutMs() const {
+int64_t FaultHandler::PollTimeoutNs() const {
   bool work = pending_count_ > 0 || !process_->arrivals.empty() || prefetcher_.pending() ||
               (draining_.load(std::memory_order_acquire) && !drained());
   if (!coming_.empty()) return 0;
   if (!work) return -1;
-  if (short_of_room_ns_ != 0) return kRoomLookMs;
-  return fruitless_rounds_ < kEagerRounds ? 0 : 1;
+  if (short_of_room_ns_ != 0) return kRoomLookNs;
+  return PauseNs(fruitless_rounds_);
 }
 
 void FaultHandler::Run() {
   while (!stop_.load(std::memory_order_acquire)) {
-    int timeout_ms = PollTimeoutMs();
-    bool is_idle = timeout_ms < 0 && (PageRestorer::has_buffer() || hold_.valid());
-    if (is_idle) timeout_ms = hold_.valid() ? kQuietMs : kIdleMs;
-    if (!Turn(timeout_ms)) break;
+    int64_t timeout_ns = PollTimeoutNs();
+    bool is_idle = timeout_ns < 0 && (PageRestorer::has_buffer() || hold_.valid());
+    if (is_idle) timeout_ns = hold_.valid() ? kQuietNs : kIdleNs;
+    if (!Turn(timeout_ns)) break;
     if (is_idle && !heard_) {
       if (!hold_.valid()) PageRestorer::ReleaseBuffer();
       pace_.OnQuiet();
@@ -136,12 +152,12 @@ bool FaultHandler::LookOut() {
   return found;
 }
 
-bool FaultHandler::Turn(int timeout_ms) {
+bool FaultHandler::Turn(int64_t timeout_ns) {
   // A descriptor of -1 is passed over.
   pollfd fds[3] = {
       {process_->uffd.fd(), POLLIN, 0}, {wake_fd_.get(), POLLIN, 0}, {disk_.fd(), POLLIN, 0}};
-  bool has_served = timeout_ms != 0 && LookOut();
-  heard_ = has_served || sys::Poll(fds, 3, timeout_ms) != 0;
+  bool has_served = timeout_ns != 0 && LookOut();
+  heard_ = has_served || sys::PollNs(fds, 3, timeout_ns) != 0;
   if ((fds[1].revents & POLLIN) != 0) {
     eventfd_t ignored;
     eventfd_read(wake_fd_.get(), &ignored);
@@ -551,13 +567,13 @@ void FaultHandler::DrainSlice() {
     drain_page_ = 0;
     if (!NextToDrain(&page)) {
       if (disk_.in_flight() == 0) drained_.store(true, std::memory_order_release);
-      fruitless_rounds_ = kEagerRounds;  // what is left comes from the disk
+      fruitless_rounds_ = kPatientRounds;  // what is left comes from the disk
       return;
     }
   }
   if (process_->room_pages.load(std::memory_order_relaxed) <= Process::kLittleRoomPages &&
       process_->RefreshRoom() <= Process::kLittleRoomPages) {
-    fruitless_rounds_ = kEagerRounds;  // the program would be killed for it (FACTS 23)
+    fruitless_rounds_ = kPatientRounds;  // the program would be killed for it (FACTS 23)
     return;
   }
   std::shared_ptr<Chunk> chunk = process_->OwnChunk(page);
@@ -570,7 +586,7 @@ void FaultHandler::DrainSlice() {
     auto begun = disk_.Begin(page, DiskReads::kMaxPages - 1, DiskReads::Reason::kDrain);
     // What does not come with this read is looked at again in the next pass.
     if (begun) drain_page_ += 1 + *begun;
-    fruitless_rounds_ = begun ? 0 : kEagerRounds;
+    fruitless_rounds_ = begun ? 0 : kPatientRounds;
     return;
   }
   size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);

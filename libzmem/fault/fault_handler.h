@@ -61,10 +61,10 @@ class FaultHandler {
   // The thread's body: returns after Stop, or when the address space is gone.
   void Run();
   // One turn of it, for whoever serves several processes that are quiet as a rule: waits for a
-  // message up to `timeout_ms` and answers what there is. False when the address space is gone.
-  bool Turn(int timeout_ms);
+  // message up to `timeout_ns` and answers what there is. False when the address space is gone.
+  bool Turn(int64_t timeout_ns);
   // Whether there is nothing to do but to wait for messages.
-  bool idle() const { return PollTimeoutMs() < 0 && disk_.in_flight() == 0; }
+  bool idle() const { return PollTimeoutNs() < 0 && disk_.in_flight() == 0; }
 
   // Makes Run return. Thread-safe.
   void Stop();
@@ -98,7 +98,7 @@ class FaultHandler {
   FaultHandler(std::shared_ptr<Process> process, FaultObserver& observer, const Clock& clock,
                const Helpers& helpers, UniqueFd wake_fd);
 
-  int PollTimeoutMs() const;
+  int64_t PollTimeoutNs() const;
   bool LookOut();
   void FollowPace();
   // Whether there were any.
