@@ -435,8 +435,12 @@ std::span<const Candidate> Reclaimer::NextBatch(const std::vector<Candidate>& ca
                     [](const Slab& slab) { return !slab.used; }));
   size_t most = std::min({candidates.size(), wire::kMaxParts, free_slabs});
   size_t chunks = 0;
-  for (size_t pages = 0; chunks < most && pages < kBatchPages; ++chunks) {
-    pages += candidates[candidates.size() - 1 - chunks].pages.count();
+  size_t pages = 0;
+  size_t runs = 0;
+  while (chunks < most && pages < kBatchPages && runs < kBatchRuns) {
+    const Candidate& next = candidates[candidates.size() - 1 - chunks++];
+    pages += next.pages.count();
+    runs += next.pages.runs();
   }
   return std::span(candidates).last(chunks);
 }

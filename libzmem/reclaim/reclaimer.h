@@ -213,9 +213,10 @@ class Reclaimer {
   size_t TakeSlab();
 
   static constexpr size_t kNoSlab = ~size_t{0};
-  // Pages after which no more chunks are added to a batch: whoever faults while they are moved
-  // waits.
+  // Pages, and runs of them, after which no more chunks are added to a batch: whoever faults while
+  // they are moved waits, and a run takes 2 µs however short it is.
   static constexpr size_t kBatchPages = kPagesPerChunk;
+  static constexpr size_t kBatchRuns = 128;
   // For how long after a fork pages are stored without probation: a program that forks again and
   // again would have them back in memory each time.
   static constexpr int64_t kForkingNs = 10'000'000'000;

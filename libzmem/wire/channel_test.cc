@@ -138,6 +138,7 @@ TEST(PageSet, FindsRuns) {
   PageSet set;
   for (size_t page : {0u, 1u, 63u, 64u, 511u}) set.Add(page);
   EXPECT_EQ(set.count(), 5u);
+  EXPECT_EQ(set.runs(), 3u);
   EXPECT_EQ(set.Next(0, false), 2u);
   EXPECT_EQ(set.Next(2, true), 63u);
   EXPECT_EQ(set.Next(63, false), 65u);

@@ -124,6 +124,16 @@ struct PageSet {
     return total;
   }
   constexpr bool empty() const { return count() == 0; }
+  // Of neighbouring pages.
+  constexpr size_t runs() const {
+    size_t total = 0;
+    uint64_t before = 0;
+    for (uint64_t word : words) {
+      total += static_cast<size_t>(__builtin_popcountll(word & ~(word << 1 | before >> 63)));
+      before = word;
+    }
+    return total;
+  }
   constexpr PageSet And(const PageSet& other) const {
     PageSet both;
     for (size_t i = 0; i < kPagesPerChunk / 64; ++i) both.words[i] = words[i] & other.words[i];
