@@ -143,7 +143,7 @@ class Handler {
         Fill(fd, message.arg.pagefault.address, buffer);
         if (way_.place == Place::kFollow) {
           auto thread = static_cast<pid_t>(message.arg.pagefault.feat.ptid);
-          follower.OnMessage(program_, thread, clock.now_ns());
+          follower.OnFault(program_, thread, clock.now_ns());
         }
       }
     }

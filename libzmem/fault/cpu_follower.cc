@@ -24,20 +24,30 @@ int LastCpu(int stat_fd) {
 
 }  // namespace
 
-void CpuFollower::OnMessage(pid_t pid, pid_t tid, int64_t now_ns) {
-  ++faults_since_look_;
-  int64_t gap_ns = now_ns - last_look_ns_;
-  bool due = faults_since_look_ >= kFaultsPerLook || gap_ns > kLookAgainNs;
-  if (!due || gap_ns < kShortestGapNs || pid == 0 || tid == 0) return;
-  faults_since_look_ = 0;
+void CpuFollower::OnFault(pid_t pid, pid_t tid, int64_t now_ns) {
+  if (++faults_ < kFaults) return;
+  bool are_close = now_ns - counted_since_ns_ < kFaults * kCloseNs;
+  faults_ = 0;
+  counted_since_ns_ = now_ns;
+  ++counts_since_look_;
+  if (!are_close) return LetGo();
+  bool is_due = counts_since_look_ >= kCountsPerLook && now_ns - last_look_ns_ >= kShortestGapNs;
+  if (!is_due || pid == 0 || tid == 0) return;
+  counts_since_look_ = 0;
   last_look_ns_ = now_ns;
   Look(pid, tid);
 }
 
 void CpuFollower::set_beside(bool beside) {
   beside_ = beside;
+  LetGo();
+}
+
+void CpuFollower::LetGo() {
+  counts_since_look_ = kCountsPerLook;
+  if (cpu_ < 0) return;
   cpu_ = -1;
-  faults_since_look_ = kFaultsPerLook;
+  sched_setaffinity(0, sizeof ours_, &ours_);  // it was ours before, so that it can be
 }
 
 void CpuFollower::Look(pid_t pid, pid_t tid) {
@@ -55,13 +65,13 @@ void CpuFollower::Look(pid_t pid, pid_t tid) {
     return;
   }
   if (cpu == cpu_) return;
+  if (cpu_ < 0 && sched_getaffinity(0, sizeof ours_, &ours_) != 0) return;
   cpu_set_t set;
   CPU_ZERO(&set);
   for (int each = 0; each < CPU_SETSIZE; ++each) {
-    if ((each == cpu) != beside_) CPU_SET(each, &set);
+    if ((each == cpu) != beside_ && CPU_ISSET(each, &ours_)) CPU_SET(each, &set);
   }
-  // A CPU outside our own cpuset is refused, as is being beside the only one; then the scheduler
-  // goes on choosing.
+  // None is left where that CPU is not ours, or is the only one: the scheduler goes on choosing.
   if (sched_setaffinity(0, sizeof set, &set) == 0) cpu_ = cpu;
 }
 

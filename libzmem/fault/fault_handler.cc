@@ -211,9 +211,6 @@ void FaultHandler::ApplyEvent(const uffd_msg& message) {
     case UFFD_EVENT_FORK:
       process_->last_fork_ns.store(clock_.now_ns(), std::memory_order_relaxed);
       observer_.OnFork(events_.OnFork(UniqueFd(static_cast<int>(message.arg.fork.ufd))));
-      if (process_->bound.load(std::memory_order_acquire)) {
-        follower_.OnMessage(process_->pid, process_->pid, clock_.now_ns());
-      }
       return;
     case UFFD_EVENT_REMAP:
       events_.OnRemap(message.arg.remap.from, message.arg.remap.to, message.arg.remap.len);
@@ -241,8 +238,8 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
     }
     // Also while the page is on its way from the disk: its program sleeps on that CPU.
     if (process_->bound.load(std::memory_order_acquire)) {
-      follower_.OnMessage(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
-                          read_ns);
+      follower_.OnFault(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
+                        read_ns);
     }
     return;
   }
