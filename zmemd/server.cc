@@ -77,7 +77,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   Zpool::Options pool_options;
   pool_options.limit_bytes = PoolLimitBytes(config, source.ram_bytes);
   pool_options.reserved_bytes = kPoolReservedBytes;
-  pool_options.keep_bytes = pool_options.limit_bytes / kKeptPoolDivisor;
+  pool_options.keep_divisor = kKeptPoolDivisor;
   absl::StatusOr<std::unique_ptr<Zpool>> pool = Zpool::Create(pool_options);
   if (!pool.ok()) return pool.status();
   server->pool_ = *std::move(pool);

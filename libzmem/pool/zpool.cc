@@ -9,7 +9,7 @@
 //     gone.
 //  5. Between ChooseVictims and EndRound no byte of a victim is written but the links of objects
 //     that are freed, and its slot is not used again.
-// Lock order: a class's mutex, then the table's.
+// Lock order: a class's mutex, then the table's; giving_back_, then the table's.
 #include "libzmem/pool/zpool.h"
 
 #include <algorithm>
@@ -53,7 +53,7 @@ void CopyVictimObject(std::byte* object, size_t object_bytes, std::byte* copy) {
 class Zpool::Impl {
  public:
   Impl(SharedRegion objects, std::unique_ptr<SpanTable> table, const Options& options)
-      : most_kept_pages_(options.keep_bytes / kPageBytes),
+      : keep_divisor_(options.keep_divisor),
         objects_(std::move(objects)),
         table_(std::move(table)),
         classes_(MakeClasses(std::make_index_sequence<kSizeClasses>())),
@@ -62,8 +62,9 @@ class Zpool::Impl {
   std::optional<ZHandle> Put(std::span<const std::byte> object, Limit limit) {
     ZMEM_CHECK(!object.empty() && object.size() <= kPageBytes);
     std::optional<uint64_t> granule = TakeObject(object.size(), limit);
-    if (!granule && table_->kept_pages() > 0) {
-      GiveBackEmpty();
+    // What is kept may be in the way, or another thread is just giving it back.
+    for (bool is_kept = keep_divisor_ != 0; !granule && is_kept;) {
+      is_kept = GiveBackSome() != 0;
       granule = TakeObject(object.size(), limit);
     }
     if (!granule) {
@@ -88,23 +89,17 @@ class Zpool::Impl {
       is_empty = own.ReturnPlaceLocked(handle.granule, object_bytes);
     }
     uint32_t pages = own.shape().span_pages;
-    if (is_empty && !table_->Keep(SlotOf(handle), pages, most_kept_pages_)) {
+    if (is_empty && !table_->Keep(SlotOf(handle), pages, most_kept_pages())) {
       GiveBack({{{SlotOf(handle), pages}}});
     }
   }
 
   void GiveBackEmpty() {
-    std::array<SpanTable::KeptSpan, kSpansPerLock> spans;
-    while (size_t count = table_->TakeKept(spans)) {
-      auto taken = std::span(spans).first(count);
-      std::sort(taken.begin(), taken.end(),
-                [](const auto& a, const auto& b) { return a.slot < b.slot; });
-      for (auto first = taken.begin(); first != taken.end();) {
-        auto end = first + 1;
-        while (end != taken.end() && end->slot == (end - 1)->slot + 1) ++end;
-        GiveBack({first, end});
-        first = end;
-      }
+    uint64_t most_pages = table_->kept_pages();
+    for (uint64_t given_pages = 0; given_pages < most_pages;) {
+      uint64_t pages = GiveBackSome();
+      if (pages == 0) return;
+      given_pages += pages;
     }
   }
 
@@ -165,6 +160,10 @@ class Zpool::Impl {
   }
 
   uint64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
+  uint64_t used_bytes() const {
+    uint64_t held = held_bytes();
+    return held - std::min(table_->kept_pages() * kPageBytes, held);
+  }
   uint64_t limit_bytes() const { return limit_bytes_.load(std::memory_order_relaxed); }
 
   Stats stats() const {
@@ -239,6 +238,31 @@ class Zpool::Impl {
     return slot;
   }
 
+  uint64_t most_kept_pages() const {
+    return keep_divisor_ == 0 ? 0 : limit_bytes() / keep_divisor_ / kPageBytes;
+  }
+
+  // Gives some of the kept spans back, and returns their pages; 0 if none is kept. What another
+  // thread has begun is done when it returns.
+  uint64_t GiveBackSome() {
+    MutexLock lock(giving_back_);
+    std::array<SpanTable::KeptSpan, kSpansPerLock> spans;
+    auto taken = std::span(spans).first(table_->TakeKept(spans));
+    std::sort(taken.begin(), taken.end(),
+              [](const auto& a, const auto& b) { return a.slot < b.slot; });
+    uint64_t pages = 0;
+    for (auto first = taken.begin(); first != taken.end();) {
+      auto end = first;
+      do {
+        pages += end->pages;
+        ++end;
+      } while (end != taken.end() && end->slot == (end - 1)->slot + 1);
+      GiveBack({first, end});
+      first = end;
+    }
+    return pages;
+  }
+
   // Gives the memory of empty spans in neighbouring slots back, then their slots.
   void GiveBack(std::span<const SpanTable::KeptSpan> spans) {
     uint64_t start = uint64_t{spans.front().slot} << kSpanSlotShift;
@@ -270,7 +294,8 @@ class Zpool::Impl {
     }
   }
 
-  const uint64_t most_kept_pages_;
+  const uint64_t keep_divisor_;
+  Mutex giving_back_;  // is held while kept spans go back to the kernel
 
   const SharedRegion objects_;
   const std::unique_ptr<SpanTable> table_;
@@ -316,6 +341,7 @@ std::optional<ZHandle> Zpool::Move(ZHandle handle, size_t object_bytes) {
 }
 void Zpool::EndRound() { impl_->EndRound(); }
 uint64_t Zpool::held_bytes() const { return impl_->held_bytes(); }
+uint64_t Zpool::used_bytes() const { return impl_->used_bytes(); }
 uint64_t Zpool::limit_bytes() const { return impl_->limit_bytes(); }
 void Zpool::set_limit_bytes(uint64_t limit_bytes) { impl_->set_limit_bytes(limit_bytes); }
 Zpool::Stats Zpool::stats() const { return impl_->stats(); }

@@ -46,9 +46,10 @@ class Zpool {
     uint64_t reserved_bytes = 0;  // address space; a multiple of kSpanSlotBytes, at most 1 TiB.
                                   // A span takes a whole slot of it: give 16 times the limit, and
                                   // more by the slots that are emptied in a round of compaction.
-    // Memory of empty spans that may be kept until GiveBackEmpty: for those that are needed next,
-    // and so that a fault does not wait while its page's old place goes back to the kernel.
-    uint64_t keep_bytes = 0;
+    // Empty spans may be kept until GiveBackEmpty: for those that are needed next, and so that a
+    // fault does not wait while its page's old place goes back to the kernel. Of limit_bytes as it
+    // is at the time, one in so many; 0: none.
+    uint64_t keep_divisor = 0;
   };
 
   struct Stats {
@@ -82,7 +83,8 @@ class Zpool {
   // give a span back, after unlocking. Until the kernel has it, the span counts as held.
   void Free(ZHandle handle, size_t object_bytes);
 
-  // Gives empty spans that were kept back to the kernel, neighbours with one call.
+  // Gives empty spans that were kept back to the kernel, neighbours with one call: as many as there
+  // are at the beginning.
   void GiveBackEmpty();
 
   // Compaction. A round goes from ChooseVictims to EndRound; for each object in a victim that a
@@ -124,8 +126,10 @@ class Zpool {
   // Takes effect at the next Put; objects above a lowered limit stay.
   void set_limit_bytes(uint64_t limit_bytes);
 
-  // stats().held_bytes and stats().limit_bytes, for the price of a load.
+  // stats().held_bytes, that without kept_bytes, and stats().limit_bytes, for the price of a load
+  // or two.
   uint64_t held_bytes() const;
+  uint64_t used_bytes() const;
   uint64_t limit_bytes() const;
 
   // Each figure is exact; while others put and free, they are not all of the same instant.

@@ -112,9 +112,11 @@ TEST(Zpool, AnEmptySpanGoesBackToTheKernelAtOnce) {
 
 TEST(Zpool, KeptSpansAreUsedAgainAndGivenBackOnDemand) {
   constexpr uint64_t kPages = 600;
-  auto pool = *Zpool::Create({.limit_bytes = 64 * kMib,
+  constexpr uint64_t kKeptPages = kPages - 100;
+  constexpr uint64_t kDivisor = 32;
+  auto pool = *Zpool::Create({.limit_bytes = kKeptPages * kPageBytes * kDivisor,
                               .reserved_bytes = uint64_t{1} << 30,
-                              .keep_bytes = (kPages - 100) * kPageBytes});
+                              .keep_divisor = kDivisor});
   std::vector<Object> objects;
   auto put_all = [&] {
     objects.clear();
@@ -125,9 +127,10 @@ TEST(Zpool, KeptSpansAreUsedAgainAndGivenBackOnDemand) {
   const std::byte* region = RegionStart(*pool, objects[0]);
   const size_t region_pages = kPages * kSpanSlotBytes / kPageBytes;
   for (const Object& object : objects) FreeObject(*pool, object);
-  EXPECT_EQ(pool->stats().kept_bytes, (kPages - 100) * kPageBytes);
-  EXPECT_EQ(pool->stats().held_bytes, (kPages - 100) * kPageBytes);
-  EXPECT_EQ(ResidentPages(region, region_pages), kPages - 100);
+  EXPECT_EQ(pool->stats().kept_bytes, kKeptPages * kPageBytes);
+  EXPECT_EQ(pool->stats().held_bytes, kKeptPages * kPageBytes);
+  EXPECT_EQ(pool->used_bytes(), 0u);
+  EXPECT_EQ(ResidentPages(region, region_pages), kKeptPages);
   put_all();
   EXPECT_EQ(pool->stats().kept_bytes, 0u);
   EXPECT_EQ(pool->stats().held_bytes, kPages * kPageBytes);
@@ -142,9 +145,8 @@ TEST(Zpool, KeptSpansAreUsedAgainAndGivenBackOnDemand) {
 
 TEST(Zpool, WhatIsKeptDoesNotMakeItFull) {
   constexpr uint64_t kPages = 64;
-  auto pool = *Zpool::Create({.limit_bytes = kPages * kPageBytes,
-                              .reserved_bytes = uint64_t{1} << 30,
-                              .keep_bytes = kPages * kPageBytes});
+  auto pool = *Zpool::Create(
+      {.limit_bytes = kPages * kPageBytes, .reserved_bytes = uint64_t{1} << 30, .keep_divisor = 1});
   std::vector<Object> objects;
   for (uint64_t key = 0; key < kPages; ++key) objects.push_back(*PutObject(*pool, kPageBytes, key));
   for (const Object& object : objects) FreeObject(*pool, object);
@@ -154,6 +156,43 @@ TEST(Zpool, WhatIsKeptDoesNotMakeItFull) {
   while (auto object = PutObject(*pool, 1000, objects.size())) objects.push_back(*object);
   EXPECT_GT(objects.size(), kPages * 3);
   for (const Object& object : objects) EXPECT_TRUE(IsIntact(*pool, object));
+}
+
+TEST(Zpool, OfALowerLimitLessIsKept) {
+  constexpr uint64_t kPages = 64;
+  auto pool = *Zpool::Create(
+      {.limit_bytes = kPages * kPageBytes, .reserved_bytes = uint64_t{1} << 30, .keep_divisor = 1});
+  std::vector<Object> objects;
+  for (uint64_t key = 0; key < kPages; ++key) objects.push_back(*PutObject(*pool, kPageBytes, key));
+  pool->set_limit_bytes(kPages * kPageBytes / 4);
+  for (const Object& object : objects) FreeObject(*pool, object);
+  EXPECT_EQ(pool->stats().kept_bytes, kPages * kPageBytes / 4);
+}
+
+// Threads whose spans are of other sizes each time, so that what was freed before is in the way.
+TEST(Zpool, NoPutIsRefusedWhileWhatIsKeptGoesBack) {
+  constexpr int kThreads = 3;
+  auto pool = *Zpool::Create(
+      {.limit_bytes = 96 * kPageBytes, .reserved_bytes = uint64_t{1} << 30, .keep_divisor = 1});
+  std::atomic<int> refused = 0;
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (int round = 0; round < 5000; ++round) {
+        const size_t bytes = kPageBytes - 300 * static_cast<size_t>((round + thread) % 8);
+        std::vector<Object> objects;
+        for (uint64_t key = 0; key < 8; ++key) {
+          auto object = PutObject(*pool, bytes, key);
+          if (object) objects.push_back(*object);
+          refused += !object;
+        }
+        for (const Object& object : objects) FreeObject(*pool, object);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(refused, 0);
+  EXPECT_EQ(pool->used_bytes(), 0u);
 }
 
 TEST(Zpool, AfterChurnNoMoreIsResidentThanHeld) {

@@ -99,7 +99,7 @@ uint64_t PageStore::accept_bytes() const {
 
 bool PageStore::PoolAccepts() {
   if (!pool_full_.load(std::memory_order_relaxed)) return true;
-  if (pool_.held_bytes() > accept_bytes()) return false;
+  if (pool_.used_bytes() > accept_bytes()) return false;
   pool_full_.store(false, std::memory_order_relaxed);
   return true;
 }

@@ -170,7 +170,7 @@ void Upkeep::WriteBack(const ProcessesFn& processes, const std::atomic<bool>& st
                                                   : clock_.now_ns() - options_.writeback_age_ns;
   for (const StoredChunk& chunk : chunks) {
     bool wanted =
-        (is_full && store_.pool().held_bytes() > store_.accept_bytes()) || chunk.wanted_ns < old_ns;
+        (is_full && store_.pool().used_bytes() > store_.accept_bytes()) || chunk.wanted_ns < old_ns;
     if (!wanted || stop.load(std::memory_order_acquire)) return;
     if (!WriteBackChunk(*chunk.process, chunk.number)) return;
   }

@@ -238,8 +238,9 @@ TEST_F(RecompressionTest, WhatDidNotGetSmallerIsNotTriedAgain) {
 // The pool takes a quarter of what is stored; the rest goes to the file.
 class UpkeepOfAFullPoolTest : public UpkeepTest {
  protected:
-  UpkeepOfAFullPoolTest()
+  explicit UpkeepOfAFullPoolTest(uint64_t pool_keep_divisor = 0)
       : UpkeepTest({.pool_limit_bytes = uint64_t{4} << 20,
+                    .pool_keep_divisor = pool_keep_divisor,
                     .file_bytes = uint64_t{64} << 20,
                     .accept_threshold_percent = 50}) {}
 
@@ -291,6 +292,25 @@ TEST_F(UpkeepOfAFullPoolTest, WhatWasStoredFirstIsWrittenBackUntilThePoolTakesPa
   StoreWaiting(0, 1);
   EXPECT_EQ(Count(0, 1, PageState::kInPool), 1u) << "the pool takes pages again";
   Drop(0);
+}
+
+// Whose spans are all kept when they are empty.
+class UpkeepOfAKeepingPoolTest : public UpkeepOfAFullPoolTest {
+ protected:
+  UpkeepOfAKeepingPoolTest() : UpkeepOfAFullPoolTest(1) {}
+};
+
+TEST_F(UpkeepOfAKeepingPoolTest, WhatIsKeptIsNoReasonToWriteMoreBack) {
+  for (size_t page = 0; page < kPages; ++page) StoreWaiting(page, 0);
+  for (int rounds = 0; store_.pool->used_bytes() > store_.store.accept_bytes(); ++rounds) {
+    ASSERT_LT(rounds, 1000);
+    Compact();
+    ASSERT_TRUE(store_.file->Flush());
+  }
+  // A chunk at a time; what else of it was in a span that is not empty yet.
+  EXPECT_GT(store_.pool->stats().live_bytes, store_.store.accept_bytes() * 3 / 4);
+  for (size_t page = 0; page < kPages; ++page) ExpectHeld(page, 0, store_.workspace);
+  for (size_t page = 0; page < kPages; ++page) Drop(page);
 }
 
 TEST_F(UpkeepOfAFullPoolTest, SparseSegmentsAreEmptiedWhenTheFileRunsFull) {

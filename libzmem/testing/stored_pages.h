@@ -27,6 +27,7 @@ T OrDie(absl::StatusOr<T> result) {
 struct TestStore {
   struct Options {
     uint64_t pool_limit_bytes = uint64_t{256} << 20;
+    uint64_t pool_keep_divisor = 0;
     size_t fat_bytes = kPageBytes * 3 / 4;
     uint64_t max_chunks = 4096;
     std::string_view codec = "lz4";
@@ -38,8 +39,9 @@ struct TestStore {
   TestStore() : TestStore(Options()) {}
   explicit TestStore(const Options& options)
       : arena(OrDie(ChunkArena::Create(options.max_chunks))),
-        pool(OrDie(Zpool::Create(
-            {.limit_bytes = options.pool_limit_bytes, .reserved_bytes = uint64_t{4} << 30}))),
+        pool(OrDie(Zpool::Create({.limit_bytes = options.pool_limit_bytes,
+                                  .reserved_bytes = uint64_t{4} << 30,
+                                  .keep_divisor = options.pool_keep_divisor}))),
         file(options.file_bytes == 0 ? nullptr : OpenFile(options.file_bytes)),
         store(*pool, {.compressor = FindCompressor(options.codec),
                       .fat_bytes = options.fat_bytes,
