@@ -47,7 +47,7 @@ class IdlePolling : public SystemTest {
 };
 
 TEST_F(IdlePolling, LastsAsLongAsPagesComeBackAndNoLonger) {
-  Daemon daemon;
+  Daemon daemon({.config = absl::StrCat(kEvictByHand, "idle_polling_max_cpus=1024\n")});
   nlohmann::json host = Run(daemon);
   EXPECT_GE(host.at("idle_pollings"), 1);
   EXPECT_GT(host.at("idle_polling_ns"), 1'000'000);

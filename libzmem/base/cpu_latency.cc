@@ -1,5 +1,6 @@
 #include "libzmem/base/cpu_latency.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -32,7 +33,8 @@ CpuLatency::Hold CpuLatency::Begin() {
   constexpr int32_t kMostUs = 0;
   UniqueFd device(sys::Open(options_.device.c_str(), O_WRONLY));
   if (!device.valid() || write(device.get(), &kMostUs, sizeof kMostUs) != sizeof kMostUs) {
-    is_refused_.store(true, std::memory_order_relaxed);
+    bool is_passing = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EINTR;
+    if (!is_passing) is_refused_.store(true, std::memory_order_relaxed);
     holders_.fetch_sub(1, std::memory_order_relaxed);
     return {};
   }

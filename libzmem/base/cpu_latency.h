@@ -50,8 +50,8 @@ class CpuLatency {
 
   CpuLatency(const Clock& clock, const Options& options) : clock_(clock), options_(options) {}
 
-  // Begins a request. It is not valid if there are as many as may be, or the device cannot be had:
-  // then it is not tried again.
+  // Begins a request. It is not valid if there are as many as may be, or the device cannot be had;
+  // where it cannot be had at all, that is not tried again.
   Hold Begin();
 
   Stats stats() const;

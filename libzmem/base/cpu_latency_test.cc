@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <string>
@@ -63,6 +64,18 @@ TEST_F(CpuLatencyTest, ADeviceThatIsNotThereIsAskedForOnce) {
   EXPECT_FALSE(latency.Begin().valid());
   EXPECT_EQ(latency.stats().holds, 0u);
   unlink((path_ + ".none").c_str());
+}
+
+TEST_F(CpuLatencyTest, ADeviceThatCannotBeOpenedForAMomentIsAskedForAgain) {
+  CpuLatency latency(clock_, {.most_holders = 1, .device = path_});
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 0;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  EXPECT_FALSE(latency.Begin().valid());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(latency.Begin().valid());
 }
 
 }  // namespace

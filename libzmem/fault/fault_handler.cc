@@ -49,8 +49,6 @@ constexpr size_t kSlicePages = PageRestorer::kBufferPages;
 constexpr size_t kDiskNeighbours = 7;
 // Without a message for so long, a thread gives up its buffer.
 constexpr int64_t kIdleNs = 10'000'000'000;
-// The same, for the host's CPUs to sleep again.
-constexpr int64_t kQuietNs = 20'000'000;
 // How long to look out for the next message before sleeping, where that is cheap: a program that
 // does little else faults again within 3 µs.
 constexpr int64_t kLookNs = 5'000;
@@ -117,12 +115,9 @@ void FaultHandler::Run() {
   while (!stop_.load(std::memory_order_acquire)) {
     int64_t timeout_ns = PollTimeoutNs();
     bool is_idle = timeout_ns < 0 && (PageRestorer::has_buffer() || hold_.valid());
-    if (is_idle) timeout_ns = hold_.valid() ? kQuietNs : kIdleNs;
+    if (is_idle) timeout_ns = hold_.valid() ? FaultPace::kQuietNs : kIdleNs;
     if (!Turn(timeout_ns)) break;
-    if (is_idle && !heard_) {
-      if (!hold_.valid()) PageRestorer::ReleaseBuffer();
-      pace_.OnQuiet();
-    }
+    if (is_idle && !heard_ && !hold_.valid()) PageRestorer::ReleaseBuffer();
     FollowPace();
   }
   hold_ = CpuLatency::Hold();
@@ -132,7 +127,10 @@ void FaultHandler::Run() {
 // for CPUs to wake up most of the time, and only for as long as there are pages of it. Where room
 // is scarce there is no end to it, and the CPUs have pages to compress.
 void FaultHandler::FollowPace() {
-  bool wanted = cpu_latency_ != nullptr && pace_.is_fast() && !IsRoomScarce();
+  // It takes more to begin than to go on, as room comes and goes.
+  int64_t enough_pages = hold_.valid() ? kAmpleRoomPages : 2 * kAmpleRoomPages;
+  bool wanted = cpu_latency_ != nullptr && pace_.IsFast(clock_.now_ns()) &&
+                process_->room_pages.load(std::memory_order_relaxed) > enough_pages;
   if (wanted == hold_.valid()) return;
   hold_ = wanted ? cpu_latency_->Begin() : CpuLatency::Hold();
   if (wanted == hold_.valid()) follower_.set_beside(wanted);
@@ -230,10 +228,10 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
   Address page = PageStart(message.arg.pagefault.address);
   bool write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
   Pending fault{page, write, read_ns, false};
-  pace_.OnFault(read_ns);
   uint64_t served = process_->counters.faults_total.load(std::memory_order_relaxed);
   if (Answer(fault)) {
     if (process_->counters.faults_total.load(std::memory_order_relaxed) != served) {
+      pace_.OnFault(read_ns);
       ReadAhead(page);
     }
     // Also while the page is on its way from the disk: its program sleeps on that CPU.

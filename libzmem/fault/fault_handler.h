@@ -160,7 +160,7 @@ class FaultHandler {
   Readahead zero_ahead_{PageRestorer::kBufferPages};  // of pages never touched
   CpuFollower follower_;
   FaultPace pace_;
-  CpuLatency::Hold hold_;  // while pace_ is fast
+  CpuLatency::Hold hold_;  // while pace_ is fast, and there is room
   LookCredit look_credit_;
   std::array<uffd_msg, kMessages> messages_;
   std::array<Pending, kMaxPending> pending_;

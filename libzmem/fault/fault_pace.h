@@ -1,4 +1,4 @@
-// How fast faults follow each other, and whether looking out for the next one is worth it.
+// How fast pages are wanted back, and whether looking out for the next fault is worth it.
 // Belongs to the fault thread.
 #pragma once
 
@@ -9,8 +9,17 @@ namespace zmem {
 
 class FaultPace {
  public:
-  // Call for each fault.
+  // None for so long is quiet.
+  static constexpr int64_t kQuietNs = 20'000'000;
+
+  // Call for each fault that brought a page back.
   void OnFault(int64_t now_ns) {
+    if (now_ns - last_ns_ > kQuietNs) {
+      is_fast_ = false;
+      faults_ = 0;
+      since_ns_ = now_ns;
+    }
+    last_ns_ = now_ns;
     if (++faults_ < kFaults) return;
     int64_t taken_ns = now_ns - since_ns_;
     faults_ = 0;
@@ -18,14 +27,9 @@ class FaultPace {
     if (taken_ns < kFaults * kFastNs) is_fast_ = true;
     if (taken_ns > kFaults * kSlowNs) is_fast_ = false;
   }
-  // None came for a while.
-  void OnQuiet() {
-    faults_ = 0;
-    is_fast_ = false;
-  }
 
   // A tenth of the program's time and more goes into waiting for pages.
-  bool is_fast() const { return is_fast_; }
+  bool IsFast(int64_t now_ns) const { return is_fast_ && now_ns - last_ns_ <= kQuietNs; }
 
  private:
   static constexpr int64_t kFaults = 64;
@@ -34,6 +38,7 @@ class FaultPace {
 
   int64_t faults_ = 0;
   int64_t since_ns_ = 0;
+  int64_t last_ns_ = 0;
   bool is_fast_ = false;
 };
 

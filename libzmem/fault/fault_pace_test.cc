@@ -10,37 +10,42 @@ class FaultPaceTest : public testing::Test {
   void Fault(int times, int64_t apart_ns) {
     for (int i = 0; i < times; ++i) pace_.OnFault(now_ns_ += apart_ns);
   }
+  bool IsFast() const { return pace_.IsFast(now_ns_); }
 
   FaultPace pace_;
   int64_t now_ns_ = 1'000'000'000;
 };
 
 TEST_F(FaultPaceTest, IsFastOnceManyFaultsFollowEachOtherClosely) {
-  Fault(64, 10'000);
-  EXPECT_FALSE(pace_.is_fast());  // since when is not known
   Fault(63, 10'000);
-  EXPECT_FALSE(pace_.is_fast());
+  EXPECT_FALSE(IsFast());
   Fault(1, 10'000);
-  EXPECT_TRUE(pace_.is_fast());
+  EXPECT_TRUE(IsFast());
 }
 
 TEST_F(FaultPaceTest, IsNotFastAtAFewThousandASecond) {
   Fault(1000, 150'000);
-  EXPECT_FALSE(pace_.is_fast());
+  EXPECT_FALSE(IsFast());
 }
 
 TEST_F(FaultPaceTest, WhatIsFastMayPauseForAMoment) {
   Fault(128, 10'000);
   Fault(16 * 64, 300'000);
-  EXPECT_TRUE(pace_.is_fast());
+  EXPECT_TRUE(IsFast());
   Fault(64, 500'000);
-  EXPECT_FALSE(pace_.is_fast());
+  EXPECT_FALSE(IsFast());
 }
 
-TEST_F(FaultPaceTest, QuietEndsIt) {
+TEST_F(FaultPaceTest, QuietEndsItUntilManyFollowEachOtherAgain) {
   Fault(128, 10'000);
-  pace_.OnQuiet();
-  EXPECT_FALSE(pace_.is_fast());
+  now_ns_ += FaultPace::kQuietNs;
+  EXPECT_TRUE(IsFast());
+  ++now_ns_;
+  EXPECT_FALSE(IsFast());
+  Fault(63, 10'000);
+  EXPECT_FALSE(IsFast());
+  Fault(1, 10'000);
+  EXPECT_TRUE(IsFast());
 }
 
 TEST(LookCredit, LooksGoOnAsLongAsMostFindSomething) {
