@@ -437,10 +437,12 @@ std::span<const Candidate> Reclaimer::NextBatch(const std::vector<Candidate>& ca
   size_t chunks = 0;
   size_t pages = 0;
   size_t runs = 0;
-  while (chunks < most && pages < kBatchPages && runs < kBatchRuns) {
-    const Candidate& next = candidates[candidates.size() - 1 - chunks++];
-    pages += next.pages.count();
+  while (chunks < most && pages < kBatchPages) {
+    const Candidate& next = candidates[candidates.size() - 1 - chunks];
     runs += next.pages.runs();
+    if (chunks > 0 && runs > kBatchRuns) break;
+    pages += next.pages.count();
+    ++chunks;
   }
   return std::span(candidates).last(chunks);
 }

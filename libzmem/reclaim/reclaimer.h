@@ -213,7 +213,7 @@ class Reclaimer {
   size_t TakeSlab();
 
   static constexpr size_t kNoSlab = ~size_t{0};
-  // Pages, and runs of them, after which no more chunks are added to a batch: whoever faults while
+  // Pages, and runs of them, beyond which no more chunks are added to a batch: whoever faults while
   // they are moved waits, and a run takes 2 µs however short it is.
   static constexpr size_t kBatchPages = kPagesPerChunk;
   static constexpr size_t kBatchRuns = 128;
