@@ -22,6 +22,9 @@ class Crew {
   Crew(const Crew&) = delete;
   Crew& operator=(const Crew&) = delete;
 
+  // How many threads work at most, with the caller's.
+  size_t threads() const { return threads_.size() + 1; }
+
   // Calls work(task) for each task below `tasks`, once, in the caller's thread and in those that
   // get to it; only in the caller's if they help somebody else. Returns when all are done. `work`
   // must not call Run.

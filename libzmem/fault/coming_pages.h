@@ -15,9 +15,15 @@ class ComingPages {
  public:
   bool empty() const { return count_ == 0; }
 
-  // `range` is to come. What has waited longest is forgotten if there are more streams than places.
+  // `range` is to come, with what is to come before it. What has waited longest is forgotten if
+  // there are more streams than places.
   void Add(AddressRange range) {
     if (range.empty()) return;
+    for (size_t i = 0; i < count_; ++i) {
+      if (ranges_[i].end != range.start) continue;
+      ranges_[i].end = range.end;
+      return;
+    }
     if (count_ == ranges_.size()) Remove(0);
     ranges_[count_++] = range;
   }

@@ -35,6 +35,17 @@ TEST(ComingPages, StreamsTakeTurns) {
   EXPECT_TRUE(coming.empty());
 }
 
+TEST(ComingPages, MoreOfAStreamComesWithTheRest) {
+  ComingPages coming;
+  coming.Add(Pages(0, 16));
+  coming.Add(Pages(100, 108));
+  EXPECT_EQ(coming.Take(8), Pages(0, 8));
+  coming.Add(Pages(16, 24));
+  EXPECT_EQ(coming.Take(8), Pages(100, 108));
+  EXPECT_EQ(coming.Take(32), Pages(8, 24));
+  EXPECT_TRUE(coming.empty());
+}
+
 TEST(ComingPages, AFaultGoesOnBehindItself) {
   ComingPages coming;
   coming.Add(Pages(10, 20));

@@ -13,7 +13,7 @@ namespace zmem {
 namespace {
 
 // Never written, so that it takes no memory.
-alignas(kPageBytes) std::byte zero_pages[PageRestorer::kBufferPages * kPageBytes];
+alignas(kPageBytes) std::byte zero_pages[PageRestorer::kSlicePages * kPageBytes];
 
 // Rounds tried at once before a pause: a changing layout settles within microseconds as a rule.
 // Nothing tells when it has: its changer, which may be the agent, has to run once more. So pauses
@@ -42,8 +42,10 @@ constexpr int64_t kAmpleRoomPages = 8192;
 constexpr int64_t kRoomPatienceNs = 2'000'000'000;
 // How long until it looks for room that nobody has told it of.
 constexpr int64_t kRoomLookNs = 5'000'000;
-// What is brought between two looks for faults of what nobody waits for.
-constexpr size_t kSlicePages = PageRestorer::kBufferPages;
+// What is brought between two looks for faults of what nobody waits for; and where no thread faults
+// but the one that it is for.
+constexpr size_t kSlicePages = PageRestorer::kSlicePages;
+constexpr size_t kLongSlicePages = PageRestorer::kBufferPages;
 // What a read from the disk brings back with a page that is waited for, if it lies beside it there:
 // the read takes hardly longer for it.
 constexpr size_t kDiskNeighbours = 7;
@@ -228,16 +230,19 @@ void FaultHandler::HandleFault(const uffd_msg& message, int64_t read_ns) {
   Address page = PageStart(message.arg.pagefault.address);
   bool write = (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
   Pending fault{page, write, read_ns, false};
+  auto thread = static_cast<pid_t>(message.arg.pagefault.feat.ptid);
+  faulter_.OnFault(thread);
   uint64_t served = process_->counters.faults_total.load(std::memory_order_relaxed);
   if (Answer(fault)) {
     if (process_->counters.faults_total.load(std::memory_order_relaxed) != served) {
       pace_.OnFault(read_ns);
       ReadAhead(page);
+    } else {
+      GoOnAhead(page);
     }
     // Also while the page is on its way from the disk: its program sleeps on that CPU.
     if (process_->bound.load(std::memory_order_acquire)) {
-      follower_.OnFault(process_->pid, static_cast<pid_t>(message.arg.pagefault.feat.ptid),
-                        read_ns);
+      follower_.OnFault(process_->pid, thread, read_ns);
     }
     return;
   }
@@ -400,7 +405,7 @@ bool FaultHandler::Settle(FillResult result, Address page) {
 bool FaultHandler::AnswerWithZeros(Address page, bool write) {
   size_t filled = 0;
   FillResult result = write ? process_->uffd.Copy(page, zero_pages, 1, &filled)
-                            : process_->uffd.Zero(page, 1, true, &filled);
+                            : process_->uffd.Zero(page, 1, &filled);
   if (result == FillResult::kPresent) process_->uffd.Wake({page, page + kPageBytes});
   if (result != FillResult::kDone) return Settle(result, page);
   process_->counters.zero_faults.fetch_add(1, std::memory_order_relaxed);
@@ -426,7 +431,8 @@ void FaultHandler::FillZerosAhead(Address page, bool write) {
     process_->TakeRoom(filled);
     zero_ahead_.Brought(page >> kPageShift, filled);
   } else if (free > 0) {
-    process_->uffd.Zero(first, free, false, &filled);  // stops at the first page that is there
+    // Stops at the first page that is there.
+    process_->uffd.Zero(first, free, &filled, Userfaultfd::Waiters::kLeave);
     if (write) zero_ahead_.Start((first >> kPageShift) + filled);
   }
   EndQuarantine(first, filled);
@@ -455,7 +461,7 @@ void FaultHandler::FindAbsent(Address first, std::span<bool> absent) {
 
 // How many of the `limit` pages from `first` on are.
 size_t FaultHandler::AbsentRun(Address first, size_t limit) {
-  std::array<bool, PageRestorer::kBufferPages> places;
+  std::array<bool, kSlicePages> places;
   std::span<bool> absent = std::span(places).first(limit);
   FindAbsent(first, absent);
   return static_cast<size_t>(std::find(absent.begin(), absent.end(), false) - absent.begin());
@@ -494,11 +500,14 @@ size_t FaultHandler::Ahead(Readahead& streams, Address page) const {
 
 size_t FaultHandler::StoredAhead(Address page) {
   size_t window = Ahead(readahead_, page);
-  if (window > 0 && IsRoomScarce()) {
-    Readahead::Passed passed = readahead_.passed();
-    process_->passed.Add({passed.first << kPageShift, passed.end << kPageShift}, clock_.now_ns());
-  }
+  if (window > 0) NotePassed();
   return window;
+}
+
+void FaultHandler::NotePassed() {
+  if (!IsRoomScarce()) return;
+  Readahead::Pages passed = readahead_.passed();
+  process_->passed.Add({passed.first << kPageShift, passed.end << kPageShift}, clock_.now_ns());
 }
 
 void FaultHandler::ReadAhead(Address page) {
@@ -509,13 +518,22 @@ void FaultHandler::ReadAhead(Address page) {
   coming_.Add({first, first + window * kPageBytes});
 }
 
+// A thread has come to `page` just when that was there: a stream that has come so far goes on.
+void FaultHandler::GoOnAhead(Address page) {
+  if (short_of_room_ns_ != 0) return;
+  Readahead::Pages more = readahead_.OnReached(page >> kPageShift);
+  if (more.first == more.end) return;
+  NotePassed();
+  coming_.Add({more.first << kPageShift, more.end << kPageShift});
+}
+
 void FaultHandler::BringSlice() {
   if (short_of_room_ns_ != 0 ||
       process_->room_pages.load(std::memory_order_relaxed) <= Process::kLittleRoomPages) {
     return coming_.Clear();
   }
-  AddressRange slice = coming_.Take(kSlicePages);
-  std::array<bool, kSlicePages> places;
+  AddressRange slice = coming_.Take(faulter_.is_alone() ? kLongSlicePages : kSlicePages);
+  std::array<bool, kLongSlicePages> places;
   std::span<bool> absent = std::span(places).first(slice.pages());
   FindAbsent(slice.start, absent);
   size_t in_all = 0;
@@ -532,6 +550,10 @@ void FaultHandler::BringSlice() {
   }
   process_->TakeRoom(in_all);
   process_->counters.readahead_pages.fetch_add(in_all, std::memory_order_relaxed);
+  pace_.OnStream(in_all, clock_.now_ns());
+  // Now that nothing is being filled: who waits for these pages shows how far the stream has come.
+  ServeMessages();
+  process_->uffd.Wake(slice);
 }
 
 bool FaultHandler::NextToDrain(Address* page) {
@@ -584,9 +606,9 @@ void FaultHandler::DrainSlice() {
     fruitless_rounds_ = begun ? 0 : kPatientRounds;
     return;
   }
-  size_t pages = std::min(PageRestorer::kBufferPages, kPagesPerChunk - drain_page_);
+  size_t pages = std::min(kSlicePages, kPagesPerChunk - drain_page_);
   if (process_->bound.load(std::memory_order_acquire)) {
-    std::array<bool, PageRestorer::kBufferPages> absent;
+    std::array<bool, kSlicePages> absent;
     if (process_->pagemap.FindAbsent(page, std::span(absent).first(pages)) == 0) {
       if (!absent[0]) return DropPresent(page);
       pages = static_cast<size_t>(
@@ -596,6 +618,7 @@ void FaultHandler::DrainSlice() {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreStream(page, pages, crew_, &restored);
+  process_->uffd.Wake({page, page + pages * kPageBytes});
   process_->TakeRoom(restored);
   fruitless_rounds_ = restored > 0 || result == FillResult::kDone ? 0 : fruitless_rounds_ + 1;
   if (result == FillResult::kGone) process_->gone.store(true, std::memory_order_release);

@@ -131,9 +131,11 @@ class FaultHandler {
   size_t Ahead(Readahead& streams, Address page) const;
   // The same for stored pages. What a stream has passed is noted.
   size_t StoredAhead(Address page);
+  void NotePassed();
   void ReadAhead(Address page);
+  void GoOnAhead(Address page);
   // Brings a slice of what is coming.
-  void BringSlice();
+  void BringSlice() ABSL_EXCLUSIVE_LOCKS_REQUIRED(process_->gate);
   void DrainSlice();
   // The next page from the drain's cursor on that is out; false at the end of a pass.
   bool NextToDrain(Address* page);
@@ -157,9 +159,10 @@ class FaultHandler {
   Prefetcher prefetcher_;
   Readahead readahead_{kMostAhead};  // of stored pages
   ComingPages coming_;               // what readahead_ has asked for and is not there yet
-  Readahead zero_ahead_{PageRestorer::kBufferPages};  // of pages never touched
+  Readahead zero_ahead_{PageRestorer::kSlicePages};  // of pages never touched
   CpuFollower follower_;
   FaultPace pace_;
+  LoneFaulter faulter_;
   CpuLatency::Hold hold_;  // while pace_ is fast, and there is room
   LookCredit look_credit_;
   std::array<uffd_msg, kMessages> messages_;

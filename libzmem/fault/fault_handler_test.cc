@@ -81,6 +81,27 @@ TEST_F(FaultHandlerTest, SequentialFaultsReadAhead) {
   EXPECT_LT(faults, 20);
 }
 
+TEST_F(FaultHandlerTest, AStreamGoesOnBeforeItsWindowEnds) {
+  constexpr size_t kFault = 130;  // after 0, 1, 6, 15, 32 and 65: brings 128 pages
+  constexpr size_t kReached = 200;
+  constexpr size_t kWindow = 256;
+  for (size_t page = 0; page < memory_.page_count(); ++page) Store(page, CompressiblePage(page));
+  Serve();
+  auto back = [this] {
+    return Count(process_->counters.faults_total) + Count(process_->counters.readahead_pages);
+  };
+  for (size_t page = 0; page <= kFault; ++page) {
+    EXPECT_TRUE(memory_.Holds(page, expected_[page])) << page;
+    faults_->AwaitIdle();
+  }
+  ASSERT_EQ(back(), int64_t{kFault + 1 + 128});
+  // As if the thread had come there before the page: it faults, but brings nothing back.
+  ASSERT_EQ(madvise(memory_.data(kReached), kPageBytes, MADV_DONTNEED), 0);
+  EXPECT_TRUE(memory_.Holds(kReached, PageBytes()));
+  faults_->AwaitIdle();
+  EXPECT_EQ(back(), int64_t{kReached + 1 + kWindow});
+}
+
 TEST_F(FaultHandlerTest, ScatteredFaultsReadNothingAhead) {
   StoreVaried(0, kPagesPerChunk);
   Serve();

@@ -48,6 +48,32 @@ TEST_F(FaultPaceTest, QuietEndsItUntilManyFollowEachOtherAgain) {
   EXPECT_TRUE(IsFast());
 }
 
+TEST_F(FaultPaceTest, AStreamCountsByItsPages) {
+  for (int slice = 0; slice < 16; ++slice) pace_.OnStream(64, now_ns_ += 200'000);
+  EXPECT_TRUE(IsFast());
+  for (int slice = 0; slice < 16; ++slice) pace_.OnStream(64, now_ns_ += 2'000'000);
+  EXPECT_FALSE(IsFast());
+}
+
+TEST_F(FaultPaceTest, AFewPagesOfAStreamAreNone) {
+  for (int slice = 0; slice < 1000; ++slice) pace_.OnStream(15, now_ns_ += 1000);
+  EXPECT_FALSE(IsFast());
+}
+
+TEST(LoneFaulter, IsAloneAfterManyFaultsAndUntilAnotherThreadFaults) {
+  LoneFaulter faulter;
+  for (int fault = 0; fault < 32; ++fault) {
+    faulter.OnFault(7);
+    EXPECT_FALSE(faulter.is_alone());
+  }
+  faulter.OnFault(7);
+  EXPECT_TRUE(faulter.is_alone());
+  faulter.OnFault(8);
+  EXPECT_FALSE(faulter.is_alone());
+  for (int fault = 0; fault < 100; ++fault) faulter.OnFault(fault % 20 == 0 ? 7 : 8);
+  EXPECT_FALSE(faulter.is_alone());
+}
+
 TEST(LookCredit, LooksGoOnAsLongAsMostFindSomething) {
   LookCredit credit;
   for (int i = 0; i < 1000; ++i) {

@@ -84,22 +84,23 @@ FillResult PageRestorer::Restore(Address first, size_t max_pages, Crew* crew,
   size_t claimed = ClaimRun(*chunk, first, max_pages);
   if (claimed == 0) return FillResult::kDone;
 
-  std::array<Part, kMaxParts> parts;
-  size_t part_pages = crew == nullptr ? claimed : kPartPages;
-  size_t count = 0;
-  for (size_t page = 0; page < claimed; page += part_pages) {
-    parts[count++] = {.first = page, .pages = std::min(part_pages, claimed - page)};
-  }
+  using Waiters = Userfaultfd::Waiters;
+  Waiters waiters = how == CleanPages::Return::kInStream ? Waiters::kLeave : Waiters::kWake;
+  Parts parts;
+  size_t count = Divide(claimed, crew == nullptr ? 1 : crew->threads(), parts);
   std::byte* bytes = tools().bytes.data();
+  auto restore = [&](size_t i) {
+    RestorePart(first, bytes, waiters, parts[i]);
+    SettlePart(*chunk, first, bytes, parts[i], how);
+  };
   if (count == 1) {
-    RestorePart(first, bytes, parts[0]);
+    restore(0);
   } else {
-    crew->Run(count, [&](size_t i) { RestorePart(first, bytes, parts[i]); });
+    crew->Run(count, restore);
   }
 
   FillResult result = FillResult::kDone;
   for (size_t i = 0; i < count; ++i) {
-    SettlePart(*chunk, first, parts[i], how);
     *restored += parts[i].filled;
     if (result == FillResult::kDone) result = parts[i].result;
   }
@@ -107,7 +108,19 @@ FillResult PageRestorer::Restore(Address first, size_t max_pages, Crew* crew,
   return result;
 }
 
-void PageRestorer::RestorePart(Address run, std::byte* buffer, Part& part) {
+size_t PageRestorer::Divide(size_t pages, size_t threads, Parts& parts) {
+  size_t count = 0;
+  for (size_t first = 0; first < pages; ++count) {
+    size_t left = pages - first;
+    size_t share = std::clamp(left / (2 * threads), kSmallestPart, kLargestPart);
+    parts[count] = {.first = first, .pages = threads == 1 ? left : std::min(share, left)};
+    first += parts[count].pages;
+  }
+  return count;
+}
+
+void PageRestorer::RestorePart(Address run, std::byte* buffer, Userfaultfd::Waiters waiters,
+                               Part& part) {
   std::byte* bytes = buffer + part.first * kPageBytes;
   size_t decoded = 0;
   while (decoded < part.pages && !part.damaged) {
@@ -116,10 +129,11 @@ void PageRestorer::RestorePart(Address run, std::byte* buffer, Part& part) {
     if (!part.damaged) ++decoded;
   }
   if (decoded == 0) return;
-  part.result = Fill(run + part.first * kPageBytes, bytes, decoded, &part.filled);
+  part.result = Fill(run + part.first * kPageBytes, bytes, decoded, &part.filled, waiters);
 }
 
-void PageRestorer::SettlePart(Chunk& chunk, Address run, const Part& part, CleanPages::Return how) {
+void PageRestorer::SettlePart(Chunk& chunk, Address run, const std::byte* buffer, const Part& part,
+                              CleanPages::Return how) {
   size_t start = PageInChunk(run);
   for (size_t i = part.first; i < part.first + part.pages; ++i) {
     PageEntry busy = claimed_[i].With(PageEntry::kRestoring);
@@ -127,7 +141,8 @@ void PageRestorer::SettlePart(Chunk& chunk, Address run, const Part& part, Clean
     if (i < filled_end) {
       Set(chunk, start + i, busy, PageEntry());
       chunk.ages.SetEpoch(start + i, process_.epoch.load(std::memory_order_relaxed));
-      process_.RetireClean(run + i * kPageBytes, claimed_[i], buffer_page(i), how);
+      std::span<const std::byte, kPageBytes> bytes(buffer + i * kPageBytes, kPageBytes);
+      process_.RetireClean(run + i * kPageBytes, claimed_[i], bytes, how);
     } else if (i == filled_end && part.result == FillResult::kPresent) {
       Set(chunk, start + i, busy, PageEntry());
       process_.Retire(claimed_[i]);
@@ -142,15 +157,16 @@ bool PageRestorer::DecodeObject(CodecId codec, std::span<const std::byte> object
 }
 
 FillResult PageRestorer::FillBuffered(Address first, size_t pages, size_t* filled) {
-  return Fill(first, tools().bytes.data(), pages, filled);
+  return Fill(first, tools().bytes.data(), pages, filled, Userfaultfd::Waiters::kWake);
 }
 
-FillResult PageRestorer::Fill(Address first, const std::byte* bytes, size_t pages, size_t* filled) {
+FillResult PageRestorer::Fill(Address first, const std::byte* bytes, size_t pages, size_t* filled,
+                              Userfaultfd::Waiters waiters) {
   *filled = 0;
-  FillResult result = process_.uffd.Copy(first, bytes, pages, filled);
+  FillResult result = process_.uffd.Copy(first, bytes, pages, filled, waiters);
   // The kernel fills nothing of a range that reaches into another mapping.
   for (size_t part = pages / 2; result == FillResult::kAbsent && part > 0; part /= 2) {
-    result = process_.uffd.Copy(first, bytes, part, filled);
+    result = process_.uffd.Copy(first, bytes, part, filled, waiters);
   }
   if (result == FillResult::kPresent) {
     Address present = first + *filled * kPageBytes;

@@ -24,9 +24,10 @@ class PageRestorer {
   // be there: its entry was dropped, because what the program has wins. After any other result the
   // entries of what was not restored are as before.
   FillResult RestoreRun(Address first, size_t max_pages, size_t* restored);
-  // The same for a part of a stream: the threads of `crew` decode and fill in pages too; null: the
-  // caller alone. If a part of the run could not be restored, others may have been, behind it too:
-  // the result is that of the first part that could not.
+  // The same for a part of a stream, but for waiters, who sleep on until the caller wakes them: one
+  // that ran beside the work would hold it up. The threads of `crew` help; null: the caller alone.
+  // If a part of the run could not be restored, others may have been, behind it too: the result is
+  // that of the first part that could not.
   FillResult RestoreStream(Address first, size_t max_pages, Crew* crew, size_t* restored);
 
   // For pages whose objects come from the disk: decodes one into place `index` of the buffer, false
@@ -45,7 +46,9 @@ class PageRestorer {
   // entry: the alternative is wrong bytes. kGone if that is because its program has ended.
   FillResult Poison(Chunk& chunk, Address page);
 
-  static constexpr size_t kBufferPages = 64;
+  static constexpr size_t kBufferPages = 128;
+  // What is brought at a time of what nobody waits for: a fault meanwhile waits for all of it.
+  static constexpr size_t kSlicePages = 64;
 
   // Whether the calling thread has a buffer, as it has once it has brought a page back; and gives
   // it up until the next one comes.
@@ -61,20 +64,25 @@ class PageRestorer {
     FillResult result = FillResult::kDone;
     bool damaged = false;  // decoding stopped at a page that cannot be
   };
-  // What a crew's thread takes at a time: little enough that two of them end together, and that
-  // whoever waits for the first page of a run does not wait for long.
-  static constexpr size_t kPartPages = 8;
-  static constexpr size_t kMaxParts = kBufferPages / kPartPages;
+  // What one thread takes at a time: the fewer pages are left, the less, so that all end together.
+  static constexpr size_t kLargestPart = 16;
+  static constexpr size_t kSmallestPart = 2;
+  static constexpr size_t kMaxParts = kBufferPages / kSmallestPart;
+  using Parts = std::array<Part, kMaxParts>;
+  // Divides `pages` pages among so many threads. Returns the number of parts.
+  static size_t Divide(size_t pages, size_t threads, Parts& parts);
 
   FillResult Restore(Address first, size_t max_pages, Crew* crew, CleanPages::Return how,
                      size_t* restored);
   // Claims up to `max_pages` pages from `first`; claimed_ receives what their entries were.
   size_t ClaimRun(Chunk& chunk, Address first, size_t max_pages);
   // Decodes the part of the run at `run`, each page into its place of `buffer`, and fills it in.
-  void RestorePart(Address run, std::byte* buffer, Part& part);
+  void RestorePart(Address run, std::byte* buffer, Userfaultfd::Waiters waiters, Part& part);
   // Lets go of the entries of what was filled in, and gives back the others.
-  void SettlePart(Chunk& chunk, Address run, const Part& part, CleanPages::Return how);
-  FillResult Fill(Address first, const std::byte* bytes, size_t pages, size_t* filled);
+  void SettlePart(Chunk& chunk, Address run, const std::byte* buffer, const Part& part,
+                  CleanPages::Return how);
+  FillResult Fill(Address first, const std::byte* bytes, size_t pages, size_t* filled,
+                  Userfaultfd::Waiters waiters);
 
   struct Tools;
   // Of the calling thread, which may serve many processes that never want a page. Made when the

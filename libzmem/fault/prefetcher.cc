@@ -52,7 +52,7 @@ bool Prefetcher::Slice(Crew* crew) {
   if (!under_way_.load(std::memory_order_relaxed)) Begin();
   if (!under_way_.load(std::memory_order_relaxed)) return true;
   if (!FindNext()) return true;
-  constexpr auto kMost = static_cast<int64_t>(PageRestorer::kBufferPages);
+  constexpr auto kMost = static_cast<int64_t>(PageRestorer::kSlicePages);
   int64_t room = process_.room_pages.load(std::memory_order_relaxed) - kSpareRoomPages;
   if (std::min(room, left_pages_) < kMost) {
     End();  // the rest does not fit
@@ -84,14 +84,14 @@ bool Prefetcher::Retry() {
 }
 
 size_t Prefetcher::AbsentRun(size_t most) const {
-  std::array<bool, PageRestorer::kBufferPages> absent;
+  std::array<bool, PageRestorer::kSlicePages> absent;
   if (process_.pagemap.FindAbsent(cursor(), std::span(absent).first(most)) != 0) return 0;
   auto end = absent.begin() + static_cast<ptrdiff_t>(most);
   return static_cast<size_t>(std::find(absent.begin(), end, false) - absent.begin());
 }
 
 bool Prefetcher::RestoreAtCursor(Crew* crew) {
-  size_t most = std::min({PageRestorer::kBufferPages, kPagesPerChunk - page_,
+  size_t most = std::min({PageRestorer::kSlicePages, kPagesPerChunk - page_,
                           size_t{(range_.end - cursor()) >> kPageShift}});
   // Nobody waits for these: filling one must not undo a guard (FACTS 11).
   most = AbsentRun(most);
@@ -101,6 +101,7 @@ bool Prefetcher::RestoreAtCursor(Crew* crew) {
   }
   size_t restored = 0;
   FillResult result = restorer_.RestoreStream(cursor(), most, crew, &restored);
+  process_.uffd.Wake({cursor(), cursor() + most * kPageBytes});
   process_.TakeRoom(restored);
   left_pages_ -= static_cast<int64_t>(restored);
   process_.counters.readahead_pages.fetch_add(restored, std::memory_order_relaxed);

@@ -24,7 +24,7 @@ class Prefetcher {
   bool pending() const {
     return under_way_.load(std::memory_order_acquire) || process_.advice.has_wanted();
   }
-  // Brings back the next run of pages, at most kBufferPages. False if nothing can be filled just
+  // Brings back the next run of pages, at most kSlicePages. False if nothing can be filled just
   // now (the layout is changing, or the disk has enough to do): try again later. `crew` may help;
   // null: nobody does.
   bool Slice(Crew* crew);

@@ -4,11 +4,9 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
-#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
-#include <thread>
 
 #include "libzmem/testing/managed.h"
 
@@ -45,16 +43,6 @@ class PrefetcherTest : public testing::Test {
     ASSERT_EQ(process_->advice.Take(QueryKind::kWillNeed, memory_.pages(first, count)), 0);
     faults_->handler().Wake();
   }
-  // Waits until everything that was wanted was looked at, and what was read has come.
-  void AwaitQuiet() {
-    auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    for (bool idle = false; !idle;) {
-      ASSERT_LT(std::chrono::steady_clock::now(), until);
-      std::this_thread::yield();
-      GateLock lock(process_->gate);
-      idle = faults_->handler().idle();
-    }
-  }
   size_t Present(size_t first, size_t count) {
     std::vector<wire::PageSet> sets(kChunks);
     EXPECT_EQ(process_->pagemap.ScanPresent(memory_.pages(first, count),
@@ -85,7 +73,7 @@ TEST_F(PrefetcherTest, WhatIsWantedComesBackWithoutAFaultAndNothingElseDoes) {
   constexpr size_t kFirst = kPagesPerChunk - 100;
   constexpr size_t kCount = kPagesPerChunk + 300;
   Want(kFirst, kCount);
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(Present(kFirst, kCount), kCount);
   EXPECT_EQ(Present(0, memory_.page_count()), kCount);
   EXPECT_EQ(faults(), 0u);
@@ -100,7 +88,7 @@ TEST_F(PrefetcherTest, PagesOnDiskComeBackToo) {
   StoreAll(3);
   faults_.emplace(process_, clock_);
   Want(0, memory_.page_count());
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(Present(0, memory_.page_count()), memory_.page_count());
   EXPECT_EQ(faults(), 0u);
   ExpectAllHeld();
@@ -113,11 +101,11 @@ TEST_F(PrefetcherTest, WhatDoesNotFitIsPassedOver) {
   policy.limit_bytes = kPageBytes;  // this process has more
   process_->SetPolicy(policy);
   Want(0, memory_.page_count());
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(Present(0, memory_.page_count()), 0u);
   process_->SetPolicy({});
   Want(0, memory_.page_count());
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(Present(0, memory_.page_count()), memory_.page_count());
 }
 
@@ -128,7 +116,7 @@ TEST_F(PrefetcherTest, ADamagedPageIsAllThatDoesNotComeBack) {
   store_.Damage(EntryOf(*process_, memory_.address(kDamaged)));
   faults_.emplace(process_, clock_);
   Want(0, memory_.page_count());
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(process_->counters.stored_pages, 0u);
   EXPECT_EQ(process_->counters.poisoned_pages, 1u);
   expected_.erase(kDamaged);
@@ -142,7 +130,7 @@ TEST_F(PrefetcherTest, AGuardStays) {
   faults_.emplace(process_, clock_);
   if (madvise(memory_.data(5), kPageBytes, kMadvGuardInstall) != 0) GTEST_SKIP() << "no guards";
   Want(0, 10);
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(Present(0, 10), 9u);
 }
 
@@ -151,7 +139,7 @@ TEST_F(PrefetcherTest, WhatIsUnmappedIsForgottenAndMovedMemoryStaysKept) {
   faults_.emplace(process_, clock_);
   ASSERT_EQ(process_->advice.Take(QueryKind::kKeep, memory_.pages(0, kPagesPerChunk)), 0);
   faults_->handler().Wake();
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_EQ(Present(0, kPagesPerChunk), kPagesPerChunk);
   memory_.Unmap(0, 64);
   faults_->Settle();
@@ -162,7 +150,7 @@ TEST_F(PrefetcherTest, WhatIsUnmappedIsForgottenAndMovedMemoryStaysKept) {
   ASSERT_EQ(mremap(memory_.data(64), 64 * kPageBytes, 64 * kPageBytes,
                    MREMAP_MAYMOVE | MREMAP_FIXED, target.data(0)),
             target.data(0));
-  AwaitQuiet();
+  faults_->AwaitIdle();
   EXPECT_TRUE(process_->advice.Keeps(target.pages(0, 64)));
   EXPECT_FALSE(process_->advice.Keeps(memory_.pages(0, 128)));
   EXPECT_EQ(process_->advice.kept_bytes(), (kPagesPerChunk - 64) * kPageBytes);

@@ -33,13 +33,31 @@ class Readahead {
     return 0;
   }
 
-  // What the stream of the last fault had brought with the one before it: [first, end), page
-  // numbers. Only if OnFault said that there is a stream.
-  struct Passed {
+  // Page numbers [first, end).
+  struct Pages {
     uint64_t first = 0;
     uint64_t end = 0;
   };
-  Passed passed() const { return passed_; }
+  // Says what to bring next of the stream that has reached `page`, which came before it was asked
+  // for: so much that a whole window lies behind it. Nothing if it came with no stream.
+  Pages OnReached(uint64_t page) {
+    for (Stream& stream : streams_) {
+      if (page <= stream.first || page >= stream.next) continue;
+      passed_ = {stream.first, page};
+      stream.first = page;
+      stream.window = std::min(stream.window * 2, max_pages_);
+      Pages more{stream.next, std::max(stream.next, page + 1 + stream.window)};
+      stream.next = more.end;
+      stream.last_used = ++uses_;
+      newest_ = &stream;
+      return more;
+    }
+    return {};
+  }
+
+  // What the stream of the last fault had brought with the one before it. Only if OnFault or
+  // OnReached said that there is a stream.
+  Pages passed() const { return passed_; }
 
   // Corrects what OnFault said last: so many pages come with that fault's, and the stream goes on
   // behind them.
@@ -67,7 +85,7 @@ class Readahead {
   const size_t max_pages_;
   std::array<Stream, 4> streams_{};
   Stream* newest_ = streams_.data();
-  Passed passed_;
+  Pages passed_;
   uint64_t uses_ = 0;
 };
 

@@ -50,6 +50,34 @@ TEST(Readahead, TellsWhatAStreamHasPassed) {
   EXPECT_EQ(readahead.passed().end, 110u);
 }
 
+TEST(Readahead, AStreamThatIsReachedInItsWindowKeepsAWholeOneAhead) {
+  Readahead readahead(kMaxPages);
+  readahead.OnFault(100);
+  ASSERT_EQ(readahead.OnFault(101), 4u);  // 102..105 come with it
+  Readahead::Pages more = readahead.OnReached(103);
+  EXPECT_EQ(more.first, 106u);  // 104..111 are a window of 8
+  EXPECT_EQ(more.end, 112u);
+  EXPECT_EQ(readahead.passed().first, 101u);
+  EXPECT_EQ(readahead.passed().end, 103u);
+  more = readahead.OnReached(111);
+  EXPECT_EQ(more.first, 112u);
+  EXPECT_EQ(more.end, 128u);
+  for (uint64_t page = 112; page < 1000; page += 16) more = readahead.OnReached(page);
+  EXPECT_EQ(more.end, 992u + 1 + kMaxPages);
+  EXPECT_EQ(readahead.OnFault(more.end), kMaxPages);
+}
+
+TEST(Readahead, WhatNoStreamHasBroughtIsReachedByNone) {
+  Readahead readahead(kMaxPages);
+  readahead.OnFault(100);
+  readahead.OnFault(101);
+  for (uint64_t page : {0u, 100u, 101u, 106u}) {
+    Readahead::Pages more = readahead.OnReached(page);
+    EXPECT_EQ(more.first, more.end) << page;
+  }
+  EXPECT_EQ(readahead.OnFault(106), 8u);
+}
+
 TEST(Readahead, AStreamGoesOnBehindWhatCame) {
   Readahead readahead(kMaxPages);
   EXPECT_EQ(readahead.OnFault(100), 0u);

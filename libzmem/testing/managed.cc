@@ -8,6 +8,7 @@
 #include <sstream>
 #include <string>
 
+#include "libzmem/base/check.h"
 #include "libzmem/base/kernel_abi.h"
 
 namespace zmem {
@@ -34,6 +35,17 @@ FaultThread::FaultThread(std::shared_ptr<Process> process, const Clock& clock,
 FaultThread::~FaultThread() {
   handler_->Stop();
   if (thread_.joinable()) thread_.join();
+}
+
+void FaultThread::AwaitIdle() {
+  constexpr auto kPatience = std::chrono::seconds(20);
+  auto until = std::chrono::steady_clock::now() + kPatience;
+  for (bool idle = false; !idle;) {
+    ZMEM_CHECK(std::chrono::steady_clock::now() < until);
+    std::this_thread::yield();
+    GateLock lock(process_->gate);
+    idle = handler_->idle();
+  }
 }
 
 void FaultThread::Drain() {

@@ -47,6 +47,9 @@ class FaultThread final : public FaultObserver {
   // Returns when the fault thread has applied every event that was read before the call. A call
   // that raised one returns when it was read.
   void Settle() { GateLock lock(process_->gate); }
+  // Returns when all has come that nobody waits for: what is read ahead, or was said to be wanted.
+  // Ends the test if that takes 20 s.
+  void AwaitIdle();
 
   // FaultObserver:
   void OnFork(std::shared_ptr<Process> child) override;

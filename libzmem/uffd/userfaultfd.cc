@@ -94,21 +94,22 @@ int Userfaultfd::Unregister(AddressRange range) const {
   return sys::Ioctl(fd(), UFFDIO_UNREGISTER, &request);
 }
 
-FillResult Userfaultfd::Copy(Address target, const std::byte* source, size_t pages,
-                             size_t* filled) const {
+FillResult Userfaultfd::Copy(Address target, const std::byte* source, size_t pages, size_t* filled,
+                             Waiters waiters) const {
   uffdio_copy copy{};
   copy.dst = target;
   copy.src = reinterpret_cast<uint64_t>(source);
   copy.len = pages * kPageBytes;
+  copy.mode = waiters == Waiters::kWake ? 0 : UFFDIO_COPY_MODE_DONTWAKE;
   int result = sys::Ioctl(fd(), UFFDIO_COPY, &copy);
   return Triage(-result, copy.copy, pages, filled);
 }
 
-FillResult Userfaultfd::Zero(Address target, size_t pages, bool wake, size_t* filled) const {
+FillResult Userfaultfd::Zero(Address target, size_t pages, size_t* filled, Waiters waiters) const {
   uffdio_zeropage zero{};
   zero.range.start = target;
   zero.range.len = pages * kPageBytes;
-  zero.mode = wake ? 0 : UFFDIO_ZEROPAGE_MODE_DONTWAKE;
+  zero.mode = waiters == Waiters::kWake ? 0 : UFFDIO_ZEROPAGE_MODE_DONTWAKE;
   int result = sys::Ioctl(fd(), UFFDIO_ZEROPAGE, &zero);
   return Triage(-result, zero.zeropage, pages, filled);
 }

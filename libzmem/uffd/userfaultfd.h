@@ -51,12 +51,16 @@ class Userfaultfd {
   // The reverse; wakes whoever waits in it. Returns 0 or a negative errno.
   int Unregister(AddressRange range) const;
 
-  // Fills the `pages` absent pages from `target` with the bytes at `source` and wakes their
-  // waiters. `filled` receives the pages done, which may be fewer: then the result is about the
-  // page behind them.
-  FillResult Copy(Address target, const std::byte* source, size_t pages, size_t* filled) const;
-  // The same with zeros. `wake` false leaves waiters asleep, whose messages are still to be read.
-  FillResult Zero(Address target, size_t pages, bool wake, size_t* filled) const;
+  // Whether those who wait for what is filled are woken, or sleep on until Wake. Messages of those
+  // who sleep can still be read.
+  enum class Waiters { kWake, kLeave };
+  // Fills the `pages` absent pages from `target` with the bytes at `source`. `filled` receives the
+  // pages done, which may be fewer: then the result is about the page behind them.
+  FillResult Copy(Address target, const std::byte* source, size_t pages, size_t* filled,
+                  Waiters waiters = Waiters::kWake) const;
+  // The same with zeros.
+  FillResult Zero(Address target, size_t pages, size_t* filled,
+                  Waiters waiters = Waiters::kWake) const;
   // Makes the absent page at `target` raise SIGBUS when touched (Linux 6.6).
   FillResult Poison(Address target) const;
   // Lets whoever waits in `range` fault again.

@@ -148,7 +148,7 @@ TEST_F(UserfaultfdTest, APresentPageIsLeftAsItIs) {
   Register();
   EXPECT_EQ(Copy(2, CompressiblePage(8)), FillResult::kPresent);
   EXPECT_EQ(filled_, 0u);
-  EXPECT_EQ(uffd_.Zero(memory_.address(2), 1, true, &filled_), FillResult::kPresent);
+  EXPECT_EQ(uffd_.Zero(memory_.address(2), 1, &filled_), FillResult::kPresent);
   EXPECT_TRUE(memory_.Holds(2, CompressiblePage(7)));
 }
 
@@ -166,7 +166,7 @@ TEST_F(UserfaultfdTest, ARunUpToAPresentPageCountsWhatWasFilled) {
 
 TEST_F(UserfaultfdTest, ZeroFillsPages) {
   Register();
-  EXPECT_EQ(uffd_.Zero(memory_.address(0), 8, true, &filled_), FillResult::kDone);
+  EXPECT_EQ(uffd_.Zero(memory_.address(0), 8, &filled_), FillResult::kDone);
   EXPECT_EQ(filled_, 8u);
   for (size_t page = 0; page < 8; ++page) EXPECT_TRUE(memory_.Holds(page, FilledPage(0)));
 }
@@ -179,7 +179,26 @@ TEST_F(UserfaultfdTest, WithoutWakingAThreadSleepsUntilItIsWoken) {
     through = true;
   });
   ReadOne();
-  EXPECT_EQ(uffd_.Zero(memory_.address(0), 1, false, &filled_), FillResult::kDone);
+  EXPECT_EQ(uffd_.Zero(memory_.address(0), 1, &filled_, Userfaultfd::Waiters::kLeave),
+            FillResult::kDone);
+  EXPECT_FALSE(through);
+  uffd_.Wake(memory_.pages(0, 1));
+  toucher.join();
+}
+
+TEST_F(UserfaultfdTest, WhoWaitsForBytesSleepsOnAsWell) {
+  Register();
+  PageBytes bytes = CompressiblePage(7);
+  std::atomic<bool> through{false};
+  std::thread toucher([&] {
+    EXPECT_TRUE(memory_.Holds(0, bytes));
+    through = true;
+  });
+  ReadOne();
+  EXPECT_EQ(
+      uffd_.Copy(memory_.address(0), bytes.bytes.data(), 1, &filled_, Userfaultfd::Waiters::kLeave),
+      FillResult::kDone);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_FALSE(through);
   uffd_.Wake(memory_.pages(0, 1));
   toucher.join();
@@ -293,7 +312,7 @@ TEST_F(UserfaultfdTest, AForkedChildBringsItsOwnDescriptorWhichFillsItsPages) {
   EXPECT_EQ(Await(child), 0);
   // And when it has ended there is nothing left to fill.
   EXPECT_EQ(of_child.Copy(memory_.address(1), bytes.bytes.data(), 1, &filled_), FillResult::kGone);
-  EXPECT_EQ(of_child.Zero(memory_.address(1), 1, true, &filled_), FillResult::kGone);
+  EXPECT_EQ(of_child.Zero(memory_.address(1), 1, &filled_), FillResult::kGone);
 }
 
 TEST_F(UserfaultfdTest, APoisonedPageRaisesSigbus) {
