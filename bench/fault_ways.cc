@@ -453,17 +453,18 @@ class Bench {
     UniqueFd fd = OpenUserfaultfd(false);
     pid_t program = getpid();
     Register(fd.get(), toucher_.data(), toucher_.bytes());
-    MonotonicClock clock;
-    int64_t start_ns = clock.now_ns();
     Forked filling([&] {
+      MonotonicClock clock;
+      int64_t start_ns = clock.now_ns();
       Handler handler(kWays[0], toucher_.data(), toucher_.forms(), program);
       std::thread second([&] { handler.FillAll(fd.get(), 1, toucher_.pages()); });
       handler.FillAll(fd.get(), 0, toucher_.pages());
       second.join();
+      *filled_ns_ = clock.now_ns() - start_ns;
     });
     filling.Wait();
-    double taken_ns = static_cast<double>(clock.now_ns() - start_ns);
     toucher_.TouchInOrder();
+    double taken_ns = static_cast<double>(*filled_ns_);
     return static_cast<double>(toucher_.bytes()) / taken_ns * 1e9 / (1 << 30);
   }
 
@@ -529,6 +530,7 @@ class Bench {
 
   const Options options_;
   Toucher toucher_;
+  int64_t* const filled_ns_ = SharedArray<int64_t>(1);  // by the forked filler
   std::string why_no_zram_;
   std::array<Figures, std::size(kWays)> ways_;
   Figures zram_;
