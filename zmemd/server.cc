@@ -41,13 +41,19 @@ size_t MostPollers(const Config& config) {
   return cpus <= config.idle_polling_max_cpus ? cpus / 2 : 0;
 }
 
+// How many threads may wait for CPUs while helpers are wanted: a caller, its program and a
+// reclaimer that makes room for it are one more than two CPUs. Beside more than that a program that
+// wakes up where a helper runs waits for a millisecond each time (docs/performance.md).
+constexpr int kMostWaiting = 1;
+
 // A thread for each CPU beside that of whoever asks; more than a few have nothing to do.
-std::unique_ptr<Crew> MakeCrew() {
+std::unique_ptr<Crew> MakeCrew(const HostLoad& load) {
   constexpr unsigned kMostHelpers = 3;
   unsigned cpus = std::max(std::thread::hardware_concurrency(), 1u);
   auto name = [] { pthread_setname_np(pthread_self(), "zmem-crew"); };
+  auto is_wanted = [&load] { return load.ThreadsBeyondCpus().value_or(0) <= kMostWaiting; };
   try {
-    return std::make_unique<Crew>(std::min(cpus - 1, kMostHelpers), name);
+    return std::make_unique<Crew>(std::min(cpus - 1, kMostHelpers), name, is_wanted);
   } catch (const std::system_error&) {
     return std::make_unique<Crew>(0, name);  // threads are scarce
   }
@@ -94,7 +100,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   store_options.same_filled_pages_enabled = config.same_filled_pages_enabled;
   store_options.fat_bytes = kPageBytes * FatPercent(config, server->backing_ != nullptr) / 100;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
-  server->crew_ = MakeCrew();
+  server->crew_ = MakeCrew(server->load_);
   server->settings_ = std::make_unique<LiveSettings>(config, source, *server->store_);
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "libzmem/base/clock.h"
+#include "libzmem/base/host_load.h"
 #include "libzmem/base/mutex.h"
 #include "libzmem/pool/zpool.h"
 #include "libzmem/store/page_store.h"
@@ -93,6 +94,7 @@ class Server final : public SessionRegistry, public SessionParent {
   const Config config_;  // as it was at the start
   const std::string socket_path_;
   MonotonicClock clock_;
+  const HostLoad load_;
   ThreadCpuClock cpu_clock_;
   std::unique_ptr<Keeper> keeper_;
   UniqueFd device_;

@@ -1,8 +1,11 @@
 #include "libzmem/base/crew.h"
 
+#include <utility>
+
 namespace zmem {
 
-Crew::Crew(size_t helpers, const std::function<void()>& on_start) {
+Crew::Crew(size_t helpers, const std::function<void()>& on_start, std::function<bool()> is_wanted)
+    : is_wanted_(std::move(is_wanted)) {
   for (size_t i = 0; i < helpers; ++i) {
     threads_.emplace_back([this, on_start] {
       on_start();
@@ -42,7 +45,7 @@ void Crew::Help() {
 
 void Crew::Run(size_t tasks, absl::FunctionRef<void(size_t task)> work) {
   Job job{work, tasks};
-  bool has_help = tasks > 1 && !threads_.empty() && busy_.try_lock();
+  bool has_help = tasks > 1 && !threads_.empty() && is_wanted_() && busy_.try_lock();
   if (!has_help) return Take(job);
   mutex_.lock();
   job_ = &job;

@@ -16,7 +16,10 @@ namespace zmem {
 class Crew {
  public:
   // So many threads beside the caller's; 0: the caller does it all. Each calls `on_start` first.
-  Crew(size_t helpers, const std::function<void()>& on_start);
+  // `is_wanted` is asked whether a caller is to be helped now; it must be thread-safe.
+  Crew(
+      size_t helpers, const std::function<void()>& on_start,
+      std::function<bool()> is_wanted = [] { return true; });
   // Nobody may be in Run.
   ~Crew();
   Crew(const Crew&) = delete;
@@ -26,8 +29,8 @@ class Crew {
   size_t threads() const { return threads_.size() + 1; }
 
   // Calls work(task) for each task below `tasks`, once, in the caller's thread and in those that
-  // get to it; only in the caller's if they help somebody else. Returns when all are done. `work`
-  // must not call Run.
+  // get to it; only in the caller's if they help somebody else, or are not wanted. Returns when all
+  // are done. `work` must not call Run.
   void Run(size_t tasks, absl::FunctionRef<void(size_t task)> work);
 
  private:
@@ -39,6 +42,7 @@ class Crew {
   void Help();
   static void Take(Job& job);
 
+  const std::function<bool()> is_wanted_;
   Mutex busy_;  // held by whoever is being helped
   Mutex mutex_;
   CondVar changed_;

@@ -70,6 +70,21 @@ TEST(Crew, ManyCallersAtOnce) {
   EXPECT_EQ(done, 4u * 200 * 5);
 }
 
+TEST(Crew, WhileItIsNotWantedTheCallerDoesItAll) {
+  std::atomic<bool> is_wanted{false};
+  Crew crew(
+      kHelpers, [] {}, [&] { return is_wanted.load(); });
+  size_t done = 0;
+  crew.Run(10, [&](size_t task) { EXPECT_EQ(task, done++); });
+  EXPECT_EQ(done, 10u);
+  is_wanted = true;
+  std::atomic<size_t> arrived{0};
+  crew.Run(2, [&](size_t) {
+    ++arrived;
+    while (arrived < 2) std::this_thread::yield();
+  });
+}
+
 TEST(Crew, WithoutHelpersTheCallerDoesItAll) {
   Crew crew(0, [] {});
   size_t done = 0;
