@@ -125,7 +125,7 @@ void FaultHandler::Run() {
   hold_ = CpuLatency::Hold();
 }
 
-// A program with room for its pages that gets them back one by one as fast as it can is waiting
+// A program with room for its pages that gets them back as fast as it can is waiting
 // for CPUs to wake up most of the time, and only for as long as there are pages of it. Where room
 // is scarce there is no end to it, and the CPUs have pages to compress.
 void FaultHandler::FollowPace() {

@@ -50,7 +50,7 @@ class FaultHandler {
   // What outlives it, and it can do without.
   struct Helpers {
     Crew* crew = nullptr;               // helps where many pages come back at once
-    CpuLatency* cpu_latency = nullptr;  // is held while a program gets its pages back one by one
+    CpuLatency* cpu_latency = nullptr;  // is held while a program gets pages back as fast as it can
   };
   // Errors: what eventfd(2) says.
   static absl::StatusOr<std::unique_ptr<FaultHandler>> Create(std::shared_ptr<Process> process,
