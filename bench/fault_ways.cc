@@ -3,6 +3,7 @@
 // same run. No program's refault over userfaultfd can be faster than the best of these.
 //   fault_ways [--mib N] [--repetitions N] [--idle-polling] [--json FILE]
 #include <fcntl.h>
+#include <liburing.h>
 #include <lz4.h>
 #include <poll.h>
 #include <sched.h>
@@ -54,7 +55,7 @@ struct Options {
   std::string json_path;
 };
 
-enum class Wait { kRead, kPoll, kEpoll, kSpin };
+enum class Wait { kRead, kPoll, kEpoll, kSpin, kRing };
 enum class Place {
   kFree,      // the scheduler's
   kTogether,  // handler and toucher on one CPU, both pinned
@@ -80,6 +81,8 @@ constexpr Way kWays[] = {
     {"blocking read, both on one CPU", Wait::kRead, Place::kTogether, Class::kNormal, 1, false, 32,
      false},
     {"poll, both on one CPU", Wait::kPoll, Place::kTogether, Class::kNormal, 1, false, 32, false},
+    {"io_uring, both on one CPU", Wait::kRing, Place::kTogether, Class::kNormal, 1, false, 32,
+     false},
     {"poll, each on its own CPU", Wait::kPoll, Place::kApart, Class::kNormal, 1, false, 32, false},
     {"spinning on another CPU", Wait::kSpin, Place::kApart, Class::kNormal, 1, false, 32, false},
     {"poll, following (as zmemd does)"},
@@ -134,10 +137,19 @@ class Handler {
       if (way_.handlers > 1) event.events |= EPOLLEXCLUSIVE;
       epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event);
     }
+    io_uring ring{};
+    if (way_.wait == Wait::kRing) {
+      io_uring_params params{};
+      params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+      if (io_uring_queue_init_params(8, &ring, &params) != 0) Fail("io_uring");
+      io_uring_register_ring_fd(&ring);
+    }
     std::array<uffd_msg, 32> messages;
     while (true) {
       Await(fd, epoll.get());
-      ssize_t got = read(fd, messages.data(), way_.messages * sizeof(uffd_msg));
+      ssize_t got = way_.wait == Wait::kRing
+                        ? ReadByRing(ring, fd, messages.data(), way_.messages * sizeof(uffd_msg))
+                        : read(fd, messages.data(), way_.messages * sizeof(uffd_msg));
       for (ssize_t at = 0; at < got / static_cast<ssize_t>(sizeof(uffd_msg)); ++at) {
         const uffd_msg& message = messages[static_cast<size_t>(at)];
         Fill(fd, message.arg.pagefault.address, buffer);
@@ -172,6 +184,17 @@ class Handler {
     pollfd poll_fd{fd, POLLIN, 0};
     if (way_.wait == Wait::kPoll) poll(&poll_fd, 1, -1);
     if (way_.wait == Wait::kEpoll) epoll_wait(epoll, &event, 1, -1);
+  }
+
+  static ssize_t ReadByRing(io_uring& ring, int fd, void* buffer, size_t bytes) {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring);
+    io_uring_prep_read(sqe, fd, buffer, static_cast<unsigned>(bytes), 0);
+    io_uring_submit_and_wait(&ring, 1);
+    io_uring_cqe* cqe;
+    io_uring_peek_cqe(&ring, &cqe);
+    ssize_t got = cqe->res;
+    io_uring_cqe_seen(&ring, cqe);
+    return got;
   }
 
   void Decode(size_t page, std::byte* bytes) {

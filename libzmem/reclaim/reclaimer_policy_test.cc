@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include <utility>
+
 #include "libzmem/reclaim/reclaimer_fixture.h"
 
 namespace zmem {
@@ -190,6 +192,34 @@ TEST_F(Policies, HavingFoundEnoughRoomIsNoReasonToWait) {
   ASSERT_TRUE(reclaimer_->MakeRoom().ok());
   EXPECT_GE(process_->counters.stored_pages, (1u << 20) / kPageBytes);
   EXPECT_FALSE(process_->nothing_to_take);
+}
+
+// The fault thread fills pages in while the reclaimer reads how much room there is.
+class FillDuringRead : public sys::FailureInjector {
+ public:
+  explicit FillDuringRead(Process& process) : process_(process) { sys::SetFailureInjector(this); }
+  ~FillDuringRead() override { sys::SetFailureInjector(nullptr); }
+
+  static constexpr size_t kPages = 1 << 20;
+
+  int ErrnoFor(sys::Call /*call*/, uint64_t /*detail*/) override {
+    if (!std::exchange(has_filled_, true)) process_.TakeRoom(kPages);
+    return 0;
+  }
+
+ private:
+  Process& process_;
+  bool has_filled_ = false;
+};
+
+TEST_F(Policies, WhatIsFilledInWhileTheRoomIsReadIsTakenOffIt) {
+  constexpr int64_t kLimitPages = int64_t{1} << 30;
+  Set([](Policy& policy) { policy.limit_bytes = uint64_t{kLimitPages} * kPageBytes; });
+  int64_t before = process_->RefreshRoom();
+  FillDuringRead filler(*process_);
+  constexpr auto kFilled = static_cast<int64_t>(FillDuringRead::kPages);
+  EXPECT_LT(process_->RefreshRoom(), before - kFilled / 2);
+  EXPECT_LT(process_->room_pages, before - kFilled / 2);
 }
 
 TEST_F(Policies, AResidentLimitIsHeldWhateverTheStallTarget) {

@@ -18,7 +18,7 @@ namespace {
 // The whole of a file of /proc that is one short line; false if it cannot be read.
 bool ReadLine(const UniqueFd& fd, std::array<char, 1024>& line) {
   if (!fd.valid()) return false;
-  ssize_t bytes = pread(fd.get(), line.data(), line.size() - 1, 0);
+  ssize_t bytes = sys::Pread(fd.get(), line.data(), line.size() - 1, 0);
   if (bytes <= 0) return false;
   line[static_cast<size_t>(bytes)] = '\0';
   return true;
