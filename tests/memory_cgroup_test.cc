@@ -65,5 +65,28 @@ TEST_F(MemoryCgroupLimit, ADrainThatWouldKillTheProgramIsRefused) {
   ExpectOk(*child_, "verify");
 }
 
+// What is touched for the first time in memory that zmemd does not know yet nobody holds up, and
+// where the limit is passed the kernel kills: zmemd has to see it coming.
+class MemoryCgroupGrowth : public SystemTest {};
+
+TEST_F(MemoryCgroupGrowth, AProgramMayFillMoreThanItsLimitAsFastAsItCan) {
+  std::optional<LimitedCgroup> cgroup;
+  try {
+    cgroup.emplace();
+  } catch (const HarnessError& error) {
+    GTEST_SKIP() << error.what();
+  }
+  constexpr uint64_t kRoomyLimitBytes = uint64_t{512} << 20;
+  Daemon daemon({.config = "[policy]\nmode=limit-only\nscan_interval=1s\nmin_resident=1M\n"});
+  Child child(Managed(daemon, Subject("pages", {"--mib", "16", "--grown-mib", "896"})));
+  WaitReady(daemon, child);
+  cgroup->Add(child.pid());
+  cgroup->Limit(kRoomyLimitBytes);
+  WaitUntil("zmemd to know of the limit", kAnswerTimeout,
+            [&] { return daemon.Process(child.pid()).contains("room_bytes"); });
+  ExpectOk(child, "grow");
+  EXPECT_LE(ResidentBytes(child.pid()), static_cast<int64_t>(kRoomyLimitBytes) + (16 << 20));
+}
+
 }  // namespace
 }  // namespace zmem

@@ -116,6 +116,14 @@ class Reclaimer {
   // `age_ns` ago.
   void LookAgain(const Candidate& candidate, int64_t age_ns);
   void UpdateStallBudget(int64_t now_ns);
+  // Whether the kernel kills the program where its room ends: that of a memory cgroup.
+  bool IsDeadly() const { return !process_.limit_is_nearest.load(std::memory_order_relaxed); }
+  // When the limit has to be looked at next, by the room that is left.
+  void PlanLimitLook(int64_t room, int64_t now_ns);
+  // Whether a glance shows that nothing has happened that would make that sooner.
+  bool CanLimitWait(int64_t now_ns);
+  // Whether nothing has come or gone since the last look at the limit, and the program slept.
+  bool IsQuiet(int64_t room);
   // Has pages out that the limit has no room for, or that the host wants.
   absl::Status HoldLimit(int64_t now_ns);
   absl::Status TakeWanted();
@@ -240,16 +248,29 @@ class Reclaimer {
   static constexpr int64_t kIdlePercent = 1;
   // One that has slept for so many times as long as it was not scanned is scanned again.
   static constexpr int64_t kAsleepShare = 4;
-  // How often the limit is looked at: as often as it takes a program that allocates a GiB/s to
-  // reach it, and less if nothing happens.
+  // How often the limit is looked at: twice in the time that a program takes to reach it which
+  // allocates a GiB/s, and less if it sleeps.
   static constexpr int64_t kGrowthPagesPerMs = 256;
+  // Where the kernel kills at the limit: 4 GiB/s, as one that only fills memory does. Not more
+  // often for that than it takes to tell how fast it grows.
+  static constexpr int64_t kFillingPagesPerMs = 1024;
+  static constexpr int64_t kFillingTickNs = 10'000'000;
+  // A sleeping program is looked at less often there too, but others may fill its cgroup, and it may
+  // wake up: how often that is glanced at.
+  static constexpr int64_t kGlanceNs = 20'000'000;
+  static constexpr int64_t kQuietCgroupTickNs = 160'000'000;
   static constexpr int64_t kShortLimitTickNs = 5'000'000;
   static constexpr int64_t kLongLimitTickNs = 250'000'000;
   static constexpr int64_t kQuietLimitTickNs = 40'000'000;
   // How long it takes to look at a program of a GiB and register what is new, and the most room
-  // that is made for what comes meanwhile.
+  // that is made for what comes meanwhile; where the kernel kills at the limit.
   static constexpr int64_t kMakingRoomMs = 60;
   static constexpr int64_t kMostHeadroomPages = 16'384;
+  static constexpr int64_t kMostSafetyPages = 65'536;
+  // There, what grows unseen is registered when there is room for so many times what comes while
+  // that is done; not more often than that.
+  static constexpr int64_t kFarHeadrooms = 4;
+  static constexpr int64_t kForesightNs = 100'000'000;
   // How old a choice of victims may be, and how short an epoch.
   static constexpr int64_t kVictimsAgeNs = 1'000'000'000;
   static constexpr int64_t kShortestEpochNs = 50'000'000;
@@ -271,14 +292,17 @@ class Reclaimer {
   unsigned turn_ = 0;                   // of TakePassed
   int64_t last_scan_ns_;                // or when none was needed
   int64_t scanned_ns_ = 0;
-  Activity activity_;            // when it was last looked at
-  int64_t asleep_since_ns_ = 0;  // when that last changed
-  int64_t next_limit_ns_ = 0;
+  Activity activity_;               // when it was last looked at
+  int64_t asleep_since_ns_ = 0;     // when that last changed
+  int64_t next_limit_ns_ = 0;       // the next look or glance
+  int64_t next_limit_look_ns_ = 0;  // the next look
+  uint64_t cgroup_used_bytes_ = 0;  // at the last one
   int64_t limit_tick_ns_ = kLongLimitTickNs;
   int64_t last_room_pages_ = 0;
-  int64_t last_came_pages_ = 0;  // at that time, pages that came without the fault thread
-  int64_t limit_looked_ns_ = 0;  // when that was
-  int64_t headroom_pages_ = 0;   // for those that come before room is made
+  std::optional<int64_t> limit_cpu_ns_;  // of the program, at that time
+  int64_t last_came_pages_ = 0;          // at that time, pages that came without the fault thread
+  int64_t limit_looked_ns_ = 0;          // when that was
+  int64_t headroom_pages_ = 0;           // for those that come before room is made
   int64_t next_room_ns_ = 0;
   int64_t cpu_ns_ = 0;         // of the program, when it was last looked at
   int64_t cpu_looked_ns_ = 0;  // 0: never

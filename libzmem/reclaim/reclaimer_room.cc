@@ -38,8 +38,8 @@ void Reclaimer::UpdateHeadroom(int64_t room, int64_t now_ns) {
   if (elapsed_ms <= 0) return;
   int64_t expected = (came - last_came_pages_) * kMakingRoomMs / elapsed_ms;
   bool is_first = limit_looked_ns_ == 0;
-  headroom_pages_ =
-      is_first ? 0 : std::clamp(expected, headroom_pages_ * 3 / 4, kMostHeadroomPages);
+  int64_t most = IsDeadly() ? kMostSafetyPages : kMostHeadroomPages;
+  headroom_pages_ = is_first ? 0 : std::clamp(expected, headroom_pages_ * 3 / 4, most);
   last_came_pages_ = came;
   limit_looked_ns_ = now_ns;
 }
@@ -126,21 +126,53 @@ absl::Status Reclaimer::PickVictims(int64_t now_ns) {
   return absl::OkStatus();
 }
 
+bool Reclaimer::IsQuiet(int64_t room) {
+  std::optional<int64_t> cpu_ns = process_.stat.cpu_ns();
+  bool is_quiet = room == last_room_pages_ && cpu_ns == limit_cpu_ns_;
+  last_room_pages_ = room;
+  limit_cpu_ns_ = cpu_ns;
+  return is_quiet;
+}
+
+void Reclaimer::PlanLimitLook(int64_t room, int64_t now_ns) {
+  int64_t tick_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
+  if (IsDeadly()) {
+    int64_t filling_ns = room / kFillingPagesPerMs * 1'000'000 / 2;
+    tick_ns = std::min(tick_ns, std::max(filling_ns, kFillingTickNs));
+  }
+  tick_ns = std::clamp(tick_ns, kShortLimitTickNs, kLongLimitTickNs);
+  int64_t quiet_ns = IsDeadly() ? kQuietCgroupTickNs : kQuietLimitTickNs;
+  if (IsQuiet(room)) tick_ns = std::max(tick_ns, std::min(2 * limit_tick_ns_, quiet_ns));
+  limit_tick_ns_ = tick_ns;
+  next_limit_look_ns_ = now_ns + tick_ns;
+  next_limit_ns_ = next_limit_look_ns_;
+  bool is_filled_before = room / kFillingPagesPerMs < tick_ns / 1'000'000;
+  if (!IsDeadly() || !is_filled_before) return;
+  cgroup_used_bytes_ = process_.CgroupUsedBytes();
+  next_limit_ns_ = now_ns + std::min(tick_ns, kGlanceNs);
+}
+
+bool Reclaimer::CanLimitWait(int64_t now_ns) {
+  if (now_ns < next_limit_ns_) return true;
+  if (now_ns >= next_limit_look_ns_ || process_.CgroupUsedBytes() != cgroup_used_bytes_)
+    return false;
+  next_limit_ns_ = std::min(now_ns + kGlanceNs, next_limit_look_ns_);
+  return true;
+}
+
 absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
-  if (!process_.is_limited() || now_ns < next_limit_ns_) return absl::OkStatus();
+  if (!process_.is_limited() || CanLimitWait(now_ns)) return absl::OkStatus();
   int64_t room = process_.RefreshRoom();
   UpdateHeadroom(room, now_ns);
-  bool is_quiet = room == last_room_pages_;
-  last_room_pages_ = room;
-  int64_t reach_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
-  int64_t tick_ns = std::clamp(reach_ns, kShortLimitTickNs, kLongLimitTickNs);
-  if (is_quiet) tick_ns = std::max(tick_ns, std::min(2 * limit_tick_ns_, kQuietLimitTickNs));
-  limit_tick_ns_ = tick_ns;
-  next_limit_ns_ = now_ns + tick_ns;
+  PlanLimitLook(room, now_ns);
   // Room is made while some is left, so that nobody has to wait for it.
   bool is_low = room - headroom_pages_ <
                 std::max((EnoughRoom() - headroom_pages_) / 2, Process::kLowRoomPages);
-  return is_low ? MakeRoom() : absl::OkStatus();
+  if (is_low) return MakeRoom();
+  // What is registered before it is touched comes to the fault thread, which can hold it up.
+  bool is_foreseen = IsDeadly() && room < kFarHeadrooms * headroom_pages_;
+  if (is_foreseen && now_ns - victims_ns_ > kForesightNs) return PickVictims(now_ns);
+  return absl::OkStatus();
 }
 
 absl::Status Reclaimer::TakeWanted() {

@@ -148,23 +148,36 @@ void Process::FindCgroup() {
   RefreshRoom();
 }
 
+std::shared_ptr<const MemoryCgroup> Process::cgroup() {
+  MutexLock lock(cgroup_mutex_);
+  return cgroup_;
+}
+
+uint64_t Process::CgroupUsedBytes() {
+  std::shared_ptr<const MemoryCgroup> found = cgroup();
+  return found == nullptr ? 0 : found->UsedBytes();
+}
+
 int64_t Process::CgroupRoom() {
-  std::shared_ptr<const MemoryCgroup> cgroup;
-  {
-    MutexLock lock(cgroup_mutex_);
-    cgroup = cgroup_;
-  }
-  uint64_t bytes = cgroup == nullptr ? MemoryCgroup::kNoLimit : cgroup->RoomBytes();
+  std::shared_ptr<const MemoryCgroup> found = cgroup();
+  uint64_t bytes = found == nullptr ? MemoryCgroup::kNoLimit : found->RoomBytes();
   return static_cast<int64_t>(std::min(bytes / kPageBytes, static_cast<uint64_t>(kPlentyOfRoom)));
 }
 
 int64_t Process::RefreshRoom() {
+  int64_t filled_before = filled_pages.load();
   int64_t pages = CgroupRoom();
   int64_t up_to_limit = LimitRoom();
   limit_is_nearest.store(up_to_limit < pages, std::memory_order_relaxed);
   pages = std::min(pages, up_to_limit);
-  room_pages.store(pages, std::memory_order_relaxed);
-  return pages;
+  // What was filled in meanwhile the kernel may not have told of. Whoever counts it after we have
+  // read the counter takes it off after we have stored, or makes us do it again.
+  int64_t known = room_pages.load();
+  int64_t left = 0;
+  do {
+    left = pages - (filled_pages.load() - filled_before);
+  } while (!room_pages.compare_exchange_weak(known, left));
+  return left;
 }
 
 int64_t Process::LimitRoom() {

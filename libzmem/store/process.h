@@ -180,8 +180,8 @@ class Process {
   std::atomic<int64_t> room_pages{kPlentyOfRoom};
   static constexpr int64_t kPlentyOfRoom = int64_t{1} << 40;
   void TakeRoom(size_t pages) {
-    room_pages.fetch_sub(static_cast<int64_t>(pages), std::memory_order_relaxed);
-    filled_pages.fetch_add(static_cast<int64_t>(pages), std::memory_order_relaxed);
+    filled_pages.fetch_add(static_cast<int64_t>(pages));  // first: see RefreshRoom
+    room_pages.fetch_sub(static_cast<int64_t>(pages));
   }
   // Whether there is an end to the room: a resident limit, or that of a memory cgroup.
   bool is_limited() const {
@@ -200,6 +200,8 @@ class Process {
   int64_t RefreshRoom();
   // Pages that the memory cgroup still takes, whatever the resident limit says. Thread-safe.
   int64_t CgroupRoom();
+  // What is charged to those that are limited (MemoryCgroup::UsedBytes). Thread-safe.
+  uint64_t CgroupUsedBytes();
   // The resident limit does not count: every page is to come back.
   std::atomic<bool> is_limit_lifted{false};
   // The reclaimer's last attempt to make room found nothing that could go out.
@@ -264,6 +266,7 @@ class Process {
 
  private:
   bool TryDropUnregistered();
+  std::shared_ptr<const MemoryCgroup> cgroup();
   // Pages up to the limit; negative above it.
   int64_t LimitRoom();
 

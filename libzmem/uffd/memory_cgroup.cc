@@ -128,4 +128,12 @@ uint64_t MemoryCgroup::RoomBytes() const {
   return room;
 }
 
+uint64_t MemoryCgroup::UsedBytes() const {
+  uint64_t used = 0;
+  for (const Level& level : levels_) {
+    if (Number(level.limit) != kNoLimit) used += Number(level.usage);
+  }
+  return used;
+}
+
 }  // namespace zmem

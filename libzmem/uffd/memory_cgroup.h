@@ -30,6 +30,9 @@ class MemoryCgroup {
   // Bytes that can still be charged before the kernel would kill: up to the nearest limit, counting
   // as free what it would reclaim first (page cache). kNoLimit if there is no limit.
   uint64_t RoomBytes() const;
+  // What is charged to those that have a limit: a fifth of the price, and the same as long as
+  // nothing comes or goes there.
+  uint64_t UsedBytes() const;
 
  private:
   struct Level {

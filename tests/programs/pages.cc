@@ -1,6 +1,6 @@
 // Subject program: a region of pattern pages that it rewrites and verifies when told to, and that
 // it leaves by every way out a program has.
-//   pages --mib N [--random] [--huge] [--dump-core DIRECTORY]
+//   pages --mib N [--grown-mib N] [--random] [--huge] [--dump-core DIRECTORY]
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "tests/programs/command_loop.h"
@@ -15,10 +16,12 @@
 
 int main(int argc, char** argv) {
   size_t mib = 64;
+  size_t grown_mib = 64;
   bool random = false;
   bool huge = false;
   CLI::App app("Holds pattern pages and answers commands on stdin.");
   app.add_option("--mib", mib, "size of the region");
+  app.add_option("--grown-mib", grown_mib, "size of what grow adds");
   app.add_flag("--random", random, "pages that cannot be compressed");
   app.add_flag("--huge", huge, "ask for transparent huge pages");
   std::string core_directory;
@@ -36,6 +39,7 @@ int main(int argc, char** argv) {
   uint64_t version = 1;
   region.Fill(version);
 
+  std::optional<zmem::PatternRegion> grown;
   auto verify = [&] {
     std::string wrong = region.Verify(version);
     return wrong.empty() ? "ok " + std::to_string(region.pages()) : wrong;
@@ -54,6 +58,14 @@ int main(int argc, char** argv) {
            zmem::FillPage(region.page(page), page, version, zmem::PageContent::kRandom);
          }
          return verify();
+       }},
+      // As fast as it can.
+      {"grow",
+       [&]() -> std::string {
+         grown.emplace((grown_mib << 20) / zmem::kPageBytes, zmem::PageContent::kCompressible);
+         grown->Fill(version);
+         std::string wrong = grown->Verify(version);
+         return wrong.empty() ? verify() : wrong;
        }},
       // Reads for ever; a wrong page is reported on the spot, so that the report outlives us.
       {"watch",
