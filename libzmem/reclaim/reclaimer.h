@@ -255,8 +255,8 @@ class Reclaimer {
   // often for that than it takes to tell how fast it grows.
   static constexpr int64_t kFillingPagesPerMs = 1024;
   static constexpr int64_t kFillingTickNs = 10'000'000;
-  // A sleeping program is looked at less often there too, but others may fill its cgroup, and it may
-  // wake up: how often that is glanced at.
+  // A sleeping program is looked at less often there too, but others may fill its cgroup, and it
+  // may wake up: how often that is glanced at.
   static constexpr int64_t kGlanceNs = 20'000'000;
   static constexpr int64_t kQuietCgroupTickNs = 160'000'000;
   static constexpr int64_t kShortLimitTickNs = 5'000'000;
