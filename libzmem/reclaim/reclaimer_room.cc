@@ -136,18 +136,15 @@ bool Reclaimer::IsQuiet(int64_t room) {
 
 void Reclaimer::PlanLimitLook(int64_t room, int64_t now_ns) {
   int64_t tick_ns = room / kGrowthPagesPerMs * 1'000'000 / 2;
-  if (IsDeadly()) {
-    int64_t filling_ns = room / kFillingPagesPerMs * 1'000'000 / 2;
-    tick_ns = std::min(tick_ns, std::max(filling_ns, kFillingTickNs));
-  }
+  int64_t filling_ns = std::max(room / kFillingPagesPerMs * 1'000'000 / 2, kFillingTickNs);
+  if (IsDeadly()) tick_ns = std::min(tick_ns, filling_ns);
   tick_ns = std::clamp(tick_ns, kShortLimitTickNs, kLongLimitTickNs);
   int64_t quiet_ns = IsDeadly() ? kQuietCgroupTickNs : kQuietLimitTickNs;
   if (IsQuiet(room)) tick_ns = std::max(tick_ns, std::min(2 * limit_tick_ns_, quiet_ns));
   limit_tick_ns_ = tick_ns;
   next_limit_look_ns_ = now_ns + tick_ns;
   next_limit_ns_ = next_limit_look_ns_;
-  bool is_filled_before = room / kFillingPagesPerMs < tick_ns / 1'000'000;
-  if (!IsDeadly() || !is_filled_before) return;
+  if (!IsDeadly() || tick_ns <= filling_ns) return;
   cgroup_used_bytes_ = process_.CgroupUsedBytes();
   next_limit_ns_ = now_ns + std::min(tick_ns, kGlanceNs);
 }
