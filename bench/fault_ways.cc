@@ -190,8 +190,8 @@ class Handler {
     io_uring_sqe* sqe = io_uring_get_sqe(&ring);
     io_uring_prep_read(sqe, fd, buffer, static_cast<unsigned>(bytes), 0);
     io_uring_submit_and_wait(&ring, 1);
-    io_uring_cqe* cqe;
-    io_uring_peek_cqe(&ring, &cqe);
+    io_uring_cqe* cqe = nullptr;
+    if (io_uring_wait_cqe(&ring, &cqe) != 0) Fail("io_uring");
     ssize_t got = cqe->res;
     io_uring_cqe_seen(&ring, cqe);
     return got;
