@@ -48,6 +48,7 @@ struct Config {
   unsigned available_low_percent = 10;   // of RAM, 0 to 100; below it the host is short of memory
   unsigned available_high_percent = 15;  // the same; until it is reached again
   unsigned idle_polling_max_cpus = 16;   // hosts of more CPUs let them sleep; 0: all do
+  bool accessed_bits = true;             // look, with BPF, at what is touched, if that can be had
   // [program "NAME"], in the order in which they were read. A name is there again for each file
   // that has it.
   std::vector<ProgramSection> programs;

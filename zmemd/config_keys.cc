@@ -157,6 +157,10 @@ absl::Status SetIdlePolling(absl::string_view value, const ConfigSource&, Config
   return absl::InvalidArgumentError(absl::StrCat(Quoted(value), " is not a number of CPUs"));
 }
 
+absl::Status SetAccessedBits(absl::string_view value, const ConfigSource&, Config& config) {
+  return Store(ParseBool(value), config.accessed_bits);
+}
+
 template <auto kField>
 bool Differs(const Config& a, const Config& b) {
   return a.*kField != b.*kField;
@@ -194,6 +198,7 @@ constexpr ConfigKey kKeys[] = {
      Differs<&Config::available_high_percent>},
     {"policy", "idle_polling_max_cpus", SetIdlePolling, false,
      Differs<&Config::idle_polling_max_cpus>},
+    {"policy", "accessed_bits", SetAccessedBits, false, Differs<&Config::accessed_bits>},
 };
 
 absl::Status MatchExe(absl::string_view value, const ConfigSource&, ProgramSection& section) {

@@ -105,6 +105,15 @@ TEST_F(ConfigTest, ReadsOnWhichHostsIdleCpusMayPoll) {
   }
 }
 
+TEST_F(ConfigTest, ReadsWhetherAccessedBitsAreLookedAt) {
+  EXPECT_TRUE(Config().accessed_bits);
+  Write("zmemd.conf", "[policy]\naccessed_bits=no\n");
+  LoadedConfig loaded = LoadConfig(source_);
+  EXPECT_EQ(loaded.errors, Lines{});
+  EXPECT_FALSE(loaded.config.accessed_bits);
+  EXPECT_EQ(ErrorsOf("[policy]\naccessed_bits=perhaps\n").size(), 1u);
+}
+
 TEST_F(ConfigTest, NonsenseIsPromisedToNobody) {
   for (absl::string_view limit : {"0", "0%", "101%", "50.5%", "-1G", "1Q", "%", "nothing"}) {
     EXPECT_EQ(ErrorsOf(absl::StrCat("[policy]\nlimit=", limit, "\n")),

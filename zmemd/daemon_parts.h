@@ -24,6 +24,7 @@ struct DaemonParts {
   Housekeeper& housekeeper;
   const CpuLatency& cpu_latency;
   const HostPressure& pressure;
+  bool sees_touches;  // of programs, by accessed bits
 };
 
 }  // namespace zmem

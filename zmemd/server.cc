@@ -59,6 +59,15 @@ std::unique_ptr<Crew> MakeCrew(const HostLoad& load) {
   }
 }
 
+// Null if they cannot be had: what is cold is then found out by taking it away.
+std::unique_ptr<AccessedBits> OpenAccessedBitsOrSay() {
+  absl::StatusOr<std::unique_ptr<AccessedBits>> bits = OpenAccessedBits();
+  if (bits.ok()) return *std::move(bits);
+  spdlog::info("reads of memory cannot be seen, so more is taken that is wanted back: {}",
+               std::string(bits.status().message()));
+  return nullptr;
+}
+
 }  // namespace
 
 Server::Server(const Config& config, std::string socket_path)
@@ -101,6 +110,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
   store_options.fat_bytes = kPageBytes * FatPercent(config, server->backing_ != nullptr) / 100;
   server->store_ = std::make_unique<PageStore>(*server->pool_, store_options);
   server->crew_ = MakeCrew(server->load_);
+  if (config.accessed_bits) server->accessed_bits_ = OpenAccessedBitsOrSay();
   server->settings_ = std::make_unique<LiveSettings>(config, source, *server->store_);
   absl::StatusOr<std::unique_ptr<Nursery>> nursery = Nursery::Start(server->clock_);
   if (!nursery.ok()) return nursery.status();
@@ -134,7 +144,8 @@ DaemonParts Server::Parts() {
           .upkeep = *upkeep_,
           .housekeeper = *housekeeper_,
           .cpu_latency = cpu_latency_,
-          .pressure = *pressure_};
+          .pressure = *pressure_,
+          .sees_touches = accessed_bits_ != nullptr};
 }
 
 absl::Status Server::OpenBacking() {

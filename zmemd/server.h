@@ -68,6 +68,7 @@ class Server final : public SessionRegistry, public SessionParent {
   void OnForkedSession(std::shared_ptr<Session> child) override;
   void OnAgentChange(int uffd, bool has_agent) override { keeper_->SetHasAgent(uffd, has_agent); }
   Crew& crew() override { return *crew_; }
+  AccessedBits* accessed_bits() override { return accessed_bits_.get(); }
   CpuLatency& cpu_latency() override { return cpu_latency_; }
 
  private:
@@ -104,6 +105,7 @@ class Server final : public SessionRegistry, public SessionParent {
   std::unique_ptr<ChunkArena> arena_;
   std::unique_ptr<PageStore> store_;
   std::unique_ptr<Crew> crew_;
+  std::unique_ptr<AccessedBits> accessed_bits_;  // null where they cannot be had
   CpuLatency cpu_latency_;
   std::unique_ptr<LiveSettings> settings_;
   std::atomic<bool> stopping_{false};

@@ -92,6 +92,7 @@ void Session::Bind(Identity identity, RemoteMemory memory, Pagemap pagemap,
   // Readers look at these fields only after they saw `bound`.
   identity_ = std::move(identity);
   process_->pid = identity_.pid;
+  process_->pidfd = std::move(identity_.pidfd);
   process_->memory = std::move(memory);
   process_->pagemap = std::move(pagemap);
   absl::StatusOr<ProcessStat> stat = ProcessStat::Open(identity_.pid);
@@ -149,7 +150,9 @@ void Session::ServeAgent(wire::Channel& channel) {
   Hints hints(*process_, *faults_, wake_fd_.get());
   ChannelAgentLink agent(channel, hints);
   Reclaimer reclaimer(*process_, agent, clock_,
-                      {.on_room = [this] { faults_->Wake(); }, .crew = &parent_.crew()});
+                      {.on_room = [this] { faults_->Wake(); },
+                       .crew = &parent_.crew(),
+                       .accessed_bits = parent_.accessed_bits()});
   bool agent_left = false;
   while (!process_->gone.load(std::memory_order_acquire) &&
          !drain_requested_.load(std::memory_order_acquire)) {
@@ -417,6 +420,7 @@ nlohmann::json Session::Describe() const {
       {"zero_faults", counters.zero_faults.load()},
       {"isolated_pages", counters.isolated_pages.load()},
       {"refused_pages", counters.refused_pages.load()},
+      {"spared_pages", counters.spared_pages.load()},
       {"returned_pages", counters.returned_pages.load()},
       {"poisoned_pages", counters.poisoned_pages.load()},
       {"mode", std::string(ReclaimModeName(policy.mode))},

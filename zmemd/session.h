@@ -48,6 +48,8 @@ class SessionParent {
   virtual void OnAgentChange(int uffd, bool has_agent) = 0;
   // Helps sessions to store pages. Outlives them.
   virtual Crew& crew() = 0;
+  // Null where touched pages cannot be seen.
+  virtual AccessedBits* accessed_bits() = 0;
   // Is held while one gets its pages back. Outlives them.
   virtual CpuLatency& cpu_latency() = 0;
 };

@@ -88,6 +88,7 @@ nlohmann::json DescribeHost(const DaemonParts& parts) {
           {"squeezed_processes", stats.programs},
           {"asked_pages", stats.asked_pages},
           {"wanted_pages", stats.wanted_pages},
+          {"sees_touches", parts.sees_touches},
           {"idle_pollings", latency.holds},
           {"idle_polling_ns", latency.held_ns}};
 }

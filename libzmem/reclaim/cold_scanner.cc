@@ -4,38 +4,54 @@
 
 namespace zmem {
 
-const ColdScanner::Known& ColdScanner::Update(uint64_t chunk_number, const wire::PageSet& present,
-                                              Chunk* chunk, int64_t now_ns) {
-  auto [found, is_new] = chunks_.try_emplace(chunk_number);
+ColdScanner::Known& ColdScanner::Update(const Look& look, int64_t now_ns) {
+  auto [found, is_new] = chunks_.try_emplace(look.chunk_number);
   Known& known = found->second;
   known.seen = true;
-  wire::PageSet came = present.Without(known.present);
-  bool has_changed = is_new || !came.empty() || !known.present.Without(present).empty();
-  known.present = present;
-  if (chunk == nullptr) {
+  wire::PageSet came = look.present.Without(known.present);
+  bool has_changed = is_new || !came.empty() || !known.present.Without(look.present).empty();
+  known.present = look.present;
+  if (is_new) known.changed_ns = now_ns;
+  if (look.chunk == nullptr) {
     known.has_ages = false;
-    if (has_changed) known.changed_ns = now_ns;
-  } else if (!known.has_ages) {
-    known.has_ages = true;
-    if (is_new) known.changed_ns = now_ns;
-    Epoch since = epochs_.At(known.changed_ns);
-    for (size_t page = 0; page < kPagesPerChunk; ++page) chunk->ages.SetEpoch(page, since);
+    // Everything has been touched before it was first looked at.
+    if (look.touched && !is_new) known.touched = known.touched.Or(*look.touched);
+    if (!look.touched && has_changed) known.changed_ns = now_ns;
+    return known;
   }
-  if (chunk != nullptr) {
-    for (size_t page = came.Next(0, true); page < kPagesPerChunk;
-         page = came.Next(page + 1, true)) {
-      chunk->ages.SetEpoch(page, epochs_.now());
-    }
+  wire::PageSet fresh = came.Or(look.touched.value_or(wire::PageSet{}));
+  if (!known.has_ages) {
+    known.has_ages = true;
+    fresh = fresh.Or(known.touched);
+    Epoch since = epochs_.At(known.changed_ns);
+    for (size_t page = 0; page < kPagesPerChunk; ++page) look.chunk->ages.SetEpoch(page, since);
+  }
+  for (size_t page = fresh.Next(0, true); page < kPagesPerChunk;
+       page = fresh.Next(page + 1, true)) {
+    look.chunk->ages.SetEpoch(page, epochs_.now());
   }
   return known;
 }
 
-wire::PageSet ColdScanner::Observe(uint64_t chunk_number, const wire::PageSet& present,
-                                   Chunk* chunk, int64_t cold_age_ns, int64_t now_ns) {
-  const Known& known = Update(chunk_number, present, chunk, now_ns);
+wire::PageSet ColdScanner::Observe(const Look& look, int64_t cold_age_ns, int64_t now_ns) {
+  Known& known = Update(look, now_ns);
   if (known.backoff > 1 && now_ns - known.hot_ns < cold_age_ns * int64_t{known.backoff}) return {};
-  if (chunk != nullptr) return ColdPages(present, *chunk, cold_age_ns, now_ns);
-  return now_ns - known.changed_ns >= cold_age_ns ? present : wire::PageSet{};
+  if (look.chunk != nullptr) return ColdPages(look.present, *look.chunk, cold_age_ns, now_ns);
+  return ColdOfWhole(known, look.touched.has_value(), cold_age_ns, now_ns);
+}
+
+wire::PageSet ColdScanner::ColdOfWhole(Known& known, bool is_watched, int64_t cold_age_ns,
+                                       int64_t now_ns) {
+  int64_t age_ns = now_ns - known.changed_ns;
+  if (age_ns < cold_age_ns) return {};
+  wire::PageSet cold = known.present.Without(known.touched);
+  // What was touched long ago may be cold by now.
+  constexpr int64_t kWatchedAges = 2;
+  if (is_watched && age_ns >= kWatchedAges * cold_age_ns) {
+    known.changed_ns = now_ns;
+    known.touched = {};
+  }
+  return cold;
 }
 
 wire::PageSet ColdScanner::ColdPages(const wire::PageSet& present, const Chunk& chunk,

@@ -23,7 +23,13 @@ class ColdScannerTest : public testing::Test {
   // Scans at `now_ns`, in an epoch of its own. Returns how many pages are cold.
   size_t Observe(const wire::PageSet& present, Chunk* chunk, int64_t now_ns) {
     epochs_.Advance(now_ns);
-    return scanner_.Observe(kChunk, present, chunk, kAge, now_ns).count();
+    return scanner_.Observe({kChunk, present, std::nullopt, chunk}, kAge, now_ns).count();
+  }
+  // The same where it can be seen that `touched` of them were touched since the scan before.
+  wire::PageSet Watch(const wire::PageSet& present, const wire::PageSet& touched, Chunk* chunk,
+                      int64_t now_ns) {
+    epochs_.Advance(now_ns);
+    return scanner_.Observe({kChunk, present, touched, chunk}, kAge, now_ns);
   }
 
   EpochClock epochs_{0};
@@ -113,15 +119,58 @@ TEST_F(ColdScannerTest, AColdProbationHalvesTheWaitDownToTheColdAge) {
 }
 
 TEST_F(ColdScannerTest, ForgetsWhatWasNotSeenInAWholeScan) {
-  scanner_.Observe(1, Pages(0, 1), nullptr, kAge, 1);
-  scanner_.Observe(2, Pages(0, 1), nullptr, kAge, 1);
+  scanner_.Observe({.chunk_number = 1, .present = Pages(0, 1)}, kAge, 1);
+  scanner_.Observe({.chunk_number = 2, .present = Pages(0, 1)}, kAge, 1);
   scanner_.ForgetUnseen();
   EXPECT_EQ(scanner_.size(), 2u);
-  scanner_.Observe(2, Pages(0, 1), nullptr, kAge, 2);
+  scanner_.Observe({.chunk_number = 2, .present = Pages(0, 1)}, kAge, 2);
   scanner_.ForgetUnseen();
   EXPECT_EQ(scanner_.size(), 1u);
   scanner_.ForgetUnseen();
   EXPECT_EQ(scanner_.size(), 0u);
+}
+
+// Where touches are seen.
+
+bool Same(const wire::PageSet& a, const wire::PageSet& b) {
+  return a.Without(b).empty() && b.Without(a).empty();
+}
+
+TEST_F(ColdScannerTest, OfAChunkThatIsPartlyTouchedTheRestIsCold) {
+  wire::PageSet all = Pages(0, 100);
+  EXPECT_TRUE(Watch(all, all, nullptr, 1).empty()) << "all came at some time before";
+  EXPECT_TRUE(Watch(all, Pages(0, 10), nullptr, kAge / 2).empty());
+  EXPECT_TRUE(Same(Watch(all, Pages(5, 20), nullptr, 1 + kAge), Pages(20, 100)));
+}
+
+TEST_F(ColdScannerTest, WhatWasTouchedBeforeIsWatchedAfresh) {
+  wire::PageSet all = Pages(0, 100);
+  Watch(all, all, nullptr, 1);
+  Watch(all, Pages(0, 10), nullptr, 2);
+  EXPECT_TRUE(Same(Watch(all, {}, nullptr, 1 + 2 * kAge), Pages(10, 100)));
+  EXPECT_TRUE(Same(Watch(all, Pages(99, 100), nullptr, 1 + 3 * kAge), Pages(0, 99)));
+}
+
+TEST_F(ColdScannerTest, PagesThatAreTouchedAgainAndAgainAreNeverCold) {
+  wire::PageSet all = Pages(0, 100);
+  wire::PageSet hot = Pages(30, 40);
+  Watch(all, all, &chunk_, 1);
+  for (int64_t now_ns = 1 + kAge / 2; now_ns <= kAge; now_ns += kAge / 2) {
+    EXPECT_TRUE(Watch(all, hot, &chunk_, now_ns).empty());
+  }
+  for (int round = 0; round < 5; ++round) {
+    int64_t now_ns = 2 * kAge + round * kAge / 2;
+    EXPECT_TRUE(Same(Watch(all, hot, &chunk_, now_ns), all.Without(hot))) << round;
+  }
+  EXPECT_TRUE(Same(Watch(all, {}, &chunk_, 6 * kAge), all));
+}
+
+TEST_F(ColdScannerTest, AChunkThatGetsIntoTheTableKeepsWhatWasSeenOfIt) {
+  wire::PageSet all = Pages(0, 100);
+  Watch(all, all, nullptr, 1);
+  Watch(all, Pages(0, 10), nullptr, kAge / 2);
+  EXPECT_TRUE(Same(Watch(all, {}, &chunk_, 1 + kAge), Pages(10, 100)));
+  EXPECT_TRUE(Same(Watch(all, {}, &chunk_, 2 + 2 * kAge), all));
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ Reclaimer::Reclaimer(Process& process, AgentLink& agent, const Clock& clock, con
       epochs_(clock.now_ns()),
       scanner_(epochs_),
       budget_(clock.now_ns()),
+      touched_(process, options.accessed_bits),
       last_scan_ns_(clock.now_ns()) {}
 
 int64_t Reclaimer::next_scan_ns() const {
@@ -114,11 +115,12 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
   }
   size_t cold_pages = 0;
   std::vector<uint64_t> to_register;
-  for (const Candidate& candidate : survey->chunks) {
+  std::vector<TouchedPages::Touched> touched = touched_.Look(survey->chunks);
+  for (size_t i = 0; i < survey->chunks.size(); ++i) {
+    const Candidate& candidate = survey->chunks[i];
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-    Candidate cold{candidate.chunk_number,
-                   scanner_.Observe(candidate.chunk_number, candidate.pages, chunk.get(),
-                                    policy.cold_age_ns, now_ns)};
+    ColdScanner::Look look{candidate.chunk_number, candidate.pages, touched[i], chunk.get()};
+    Candidate cold{candidate.chunk_number, scanner_.Observe(look, policy.cold_age_ns, now_ns)};
     size_t pages = cold.pages.count();
     cold_pages += pages;
     if (!is_proactive || pages == 0) continue;
@@ -191,7 +193,8 @@ absl::Status Reclaimer::TakeOnProbation(const Candidate& candidate, size_t slab,
   wire::PageSet wanted = Compressible(candidate);
   wire::PageSet rest;
   bool is_huge = NoteHuge(slab, number, wanted);
-  bool is_sampled = !is_idle_ && !is_huge && !Forking(now_ns) && wanted.count() >= kSampledPages;
+  bool is_sampled = !touched_.can_see() && !is_idle_ && !is_huge && !Forking(now_ns) &&
+                    wanted.count() >= kSampledPages;
   if (is_sampled) {
     wire::PageSet sample = SampleOf(wanted, kSamplePages);
     rest = wanted.Without(sample);
@@ -228,9 +231,13 @@ void Reclaimer::NoteTaken(const Isolator::Order& order, const wire::PageSet& res
     record = {true, order.chunk_number, order.moved, rest, now_ns};
   }
   scanner_.OnTaken(order.chunk_number, order.moved);
-  std::shared_ptr<Chunk> chunk = process_.table.Find(order.chunk_number);
-  for (size_t page = order.moved.Next(0, true); chunk != nullptr && page < kPagesPerChunk;
-       page = order.moved.Next(page + 1, true)) {
+  SetEpochs(order.chunk_number, order.moved);
+}
+
+void Reclaimer::SetEpochs(uint64_t chunk_number, const wire::PageSet& pages) {
+  std::shared_ptr<Chunk> chunk = process_.table.Find(chunk_number);
+  for (size_t page = pages.Next(0, true); chunk != nullptr && page < kPagesPerChunk;
+       page = pages.Next(page + 1, true)) {
     chunk->ages.SetEpoch(page, epochs_.now());
   }
 }

@@ -23,6 +23,7 @@
 #include "libzmem/reclaim/oldest_pages.h"
 #include "libzmem/reclaim/stall_budget.h"
 #include "libzmem/reclaim/survey.h"
+#include "libzmem/reclaim/touched_pages.h"
 #include "libzmem/store/process.h"
 
 namespace zmem {
@@ -36,6 +37,8 @@ class Reclaimer {
     std::function<void()> on_room;
     // Helps to store pages where somebody waits for room; null: nobody does.
     Crew* crew = nullptr;
+    // Shows what the program touches; null: nothing does.
+    AccessedBits* accessed_bits = nullptr;
   };
   struct EvictResult {
     uint64_t evicted_pages = 0;  // out when it was done, by this call
@@ -122,7 +125,8 @@ class Reclaimer {
   void PlanLimitLook(int64_t room, int64_t now_ns);
   // Whether a glance shows that nothing has happened that would make that sooner.
   bool CanLimitWait(int64_t now_ns);
-  // Whether nothing has come or gone since the last look at the limit, and the program slept.
+  // Whether nothing has come or gone since the last look at the limit, and the program slept where
+  // the kernel kills.
   bool IsQuiet(int64_t room);
   // Has pages out that the limit has no room for, or that the host wants.
   absl::Status HoldLimit(int64_t now_ns);
@@ -137,6 +141,9 @@ class Reclaimer {
   // program asks for something.
   absl::Status TakeOldest(const std::function<bool()>& is_enough);
   absl::Status PickVictims(int64_t now_ns);
+  // Leaves those of the last `count` victims in that were touched since they were picked, and what
+  // is left of these among the victims. Returns of how many chunks that is.
+  size_t SpareTouched(size_t count);
   // What streams have passed, if there is any, but every so often nothing: what nobody wants goes
   // too, by and by.
   std::vector<Candidate> TakePassed(int64_t now_ns);
@@ -213,6 +220,8 @@ class Reclaimer {
   // Books what an order moved, also of one that went wrong: its slab is in use then. `rest`: as
   // Slab's.
   void NoteTaken(const Isolator::Order& order, const wire::PageSet& rest, int64_t now_ns);
+  // The pages came or went, or were touched, in this epoch.
+  void SetEpochs(uint64_t chunk_number, const wire::PageSet& pages);
   // Isolates what may be taken of the orders' pages; what a past fork has made immovable is mended
   // on the way, and what a thread has come to need meanwhile is given back.
   absl::Status Take(std::span<Isolator::Order> orders);
@@ -289,8 +298,10 @@ class Reclaimer {
   std::vector<Candidate> cold_chunks_;  // found by the last scan, the last of them to go first
   OldestPages victims_;                 // to go where room is wanted
   int64_t victims_ns_ = 0;              // when they were picked
-  unsigned turn_ = 0;                   // of TakePassed
-  int64_t last_scan_ns_;                // or when none was needed
+  TouchedPages touched_;
+  size_t chances_ = 0;    // pages that may be spared, of the victims
+  unsigned turn_ = 0;     // of TakePassed
+  int64_t last_scan_ns_;  // or when none was needed
   int64_t scanned_ns_ = 0;
   Activity activity_;               // when it was last looked at
   int64_t asleep_since_ns_ = 0;     // when that last changed

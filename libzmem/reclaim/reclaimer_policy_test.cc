@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "libzmem/reclaim/reclaimer_fixture.h"
+#include "libzmem/testing/fake_accessed_bits.h"
 
 namespace zmem {
 namespace {
@@ -77,6 +78,75 @@ TEST_F(Policies, AChunkWhoseSampleIsWantedStays) {
   Pass(2 * kPolicy.cold_age_ns - kSecond);
   EXPECT_EQ(isolated(), kSample);
   EXPECT_EQ(StagingPages(), 0u);
+}
+
+// Of a program whose touches can be seen.
+class SeenTouches : public Policies {
+ protected:
+  SeenTouches() {
+    Reclaimer::Options options = kOptions;
+    options.accessed_bits = &bits_;
+    reclaimer_.emplace(*process_, agent_, clock_, options);
+  }
+  // As if the program had just touched all pages of the chunk.
+  void SetBits(size_t chunk) {
+    bits_.bits[ChunkNumber(memory_->range().start) + chunk].AddRange(0, kPagesPerChunk);
+  }
+  size_t OutOf(size_t chunk) {
+    size_t out = 0;
+    size_t first = chunk * kPagesPerChunk;
+    for (size_t page = first; page < first + kPagesPerChunk; ++page) out += entry(page).stored();
+    return out;
+  }
+
+  FakeAccessedBits bits_;
+};
+
+TEST_F(SeenTouches, WhatIsOnlyReadStaysAndTheRestGoesWithoutASample) {
+  constexpr size_t kHot = 100;
+  LookBusy();
+  WriteVaried(0, kPagesPerChunk);
+  bits_.stuck.AddRange(0, kHot);  // touched again and again
+  SetBits(0);
+  PassUntilStaged();
+  EXPECT_EQ(process_->counters.staged_pages, kPagesPerChunk - kHot);
+  Pass(10 * kPolicy.cold_age_ns);
+  EXPECT_EQ(process_->counters.stored_pages, kPagesPerChunk - kHot);
+  for (size_t page = 0; page < kHot; ++page) EXPECT_FALSE(entry(page).stored()) << page;
+  EXPECT_EQ(isolated(), kPagesPerChunk - kHot);
+  ExpectAllHeld();
+}
+
+TEST_F(SeenTouches, VictimsThatAreTouchedBeforeTheyGoAreSpared) {
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
+  WriteVaried(0, memory_->page_count());
+  Pass(2 * kPolicy.scan_interval_ns);  // what is new is registered
+  // All but one chunk, when the first is on its way.
+  agent_.before_move = [this] {
+    if (agent_.move_commands == 1) SetBits(3);
+  };
+  constexpr int64_t kWanted = 3 * kPagesPerChunk;
+  process_->wanted_pages = kWanted;
+  Tick();
+  EXPECT_EQ(process_->counters.stored_pages, kWanted);
+  // Unless it was the first itself.
+  EXPECT_TRUE(OutOf(3) == 0 || process_->counters.spared_pages == 0);
+  ExpectAllHeld();
+}
+
+TEST_F(SeenTouches, WhereEverythingIsTouchedPagesGoAllTheSame) {
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
+  WriteVaried(0, memory_->page_count());
+  Pass(2 * kPolicy.scan_interval_ns);
+  agent_.before_move = [this] {
+    for (size_t chunk = 0; chunk < kChunks; ++chunk) SetBits(chunk);
+  };
+  constexpr int64_t kWanted = 4 * kPagesPerChunk;
+  process_->wanted_pages = kWanted;
+  Tick();
+  EXPECT_GE(process_->counters.stored_pages, kWanted);
+  EXPECT_GT(process_->counters.spared_pages, 0u);
+  ExpectAllHeld();
 }
 
 TEST_F(Policies, AStallTargetOfZeroLetsNothingOut) {

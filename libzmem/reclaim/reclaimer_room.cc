@@ -2,6 +2,7 @@
 // when.
 
 #include <algorithm>
+#include <utility>
 
 #include "libzmem/reclaim/reclaimer.h"
 #include "libzmem/store/chunk_pages.h"
@@ -73,6 +74,10 @@ absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
     bool is_passed = !passed.empty();
     std::span<const Candidate> batch = NextBatch(is_passed ? passed : victims_.chunks);
     if (batch.empty()) return absl::OkStatus();  // no slab is free
+    if (!is_passed) {
+      batch = std::span(victims_.chunks).last(SpareTouched(batch.size()));
+      if (batch.empty()) continue;
+    }
     absl::StatusOr<size_t> evicted = EvictBatch(batch, &pool_full);
     if (!evicted.ok()) return evicted.status();
     if (!is_passed) victims_.chunks.resize(victims_.chunks.size() - batch.size());
@@ -111,10 +116,12 @@ absl::Status Reclaimer::PickVictims(int64_t now_ns) {
   // told from those that stayed.
   if (now_ns - epochs_.start_ns() >= kShortestEpochNs) BeginEpoch(now_ns);
   size_t present = 0;
-  for (const Candidate& candidate : survey->chunks) {
+  std::vector<TouchedPages::Touched> touched = touched_.Look(survey->chunks);
+  for (size_t i = 0; i < survey->chunks.size(); ++i) {
+    const Candidate& candidate = survey->chunks[i];
     present += candidate.pages.count();
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
-    scanner_.Note(candidate.chunk_number, candidate.pages, chunk.get(), now_ns);
+    scanner_.Note({candidate.chunk_number, candidate.pages, touched[i], chunk.get()}, now_ns);
     LookAgain(candidate, kRoomPatienceNs);
   }
   constexpr size_t kLeast = 2048;
@@ -122,16 +129,38 @@ absl::Status Reclaimer::PickVictims(int64_t now_ns) {
   size_t most = std::max(present / kShare, kLeast);
   victims_ = PickOldest(survey->chunks, process_.table, epochs_.now(), most);
   victims_ns_ = now_ns;
+  chances_ = kBatchPages;
   process_.residence_epochs.store(victims_.residence_epochs, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
+size_t Reclaimer::SpareTouched(size_t count) {
+  std::span<Candidate> last = std::span(victims_.chunks).last(count);
+  std::vector<TouchedPages::Touched> touched = touched_.SinceLook(last);
+  for (size_t i = 0; i < last.size(); ++i) {
+    wire::PageSet spared = touched[i].value_or(wire::PageSet{});
+    // One page for each that goes: where everything is touched in between, something has to go.
+    if (size_t pages = spared.count(); pages <= chances_) {
+      last[i].pages = last[i].pages.Without(spared);
+      chances_ -= pages;
+      process_.counters.spared_pages += pages;
+      SetEpochs(last[i].chunk_number, spared);
+    }
+    chances_ += last[i].pages.count();
+  }
+  auto emptied =
+      std::remove_if(victims_.chunks.end() - static_cast<ptrdiff_t>(count), victims_.chunks.end(),
+                     [](const Candidate& candidate) { return candidate.pages.empty(); });
+  count -= static_cast<size_t>(victims_.chunks.end() - emptied);
+  victims_.chunks.erase(emptied, victims_.chunks.end());
+  return count;
+}
+
 bool Reclaimer::IsQuiet(int64_t room) {
+  bool is_same = room == std::exchange(last_room_pages_, room);
+  if (!IsDeadly()) return is_same;
   std::optional<int64_t> cpu_ns = process_.stat.cpu_ns();
-  bool is_quiet = room == last_room_pages_ && cpu_ns == limit_cpu_ns_;
-  last_room_pages_ = room;
-  limit_cpu_ns_ = cpu_ns;
-  return is_quiet;
+  return cpu_ns == std::exchange(limit_cpu_ns_, cpu_ns) && is_same;
 }
 
 void Reclaimer::PlanLimitLook(int64_t room, int64_t now_ns) {

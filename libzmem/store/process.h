@@ -80,6 +80,7 @@ struct ProcessCounters {
   std::atomic<uint64_t> isolated_pages{0};   // pages moved out
   std::atomic<uint64_t> refused_pages{0};    // pages the kernel would not move
   std::atomic<uint64_t> returned_pages{0};   // moved back from staging: hot, or not storable
+  std::atomic<uint64_t> spared_pages{0};     // chosen to go, and touched before they went
   std::atomic<uint64_t> poisoned_pages{0};   // lost: their object was damaged
   // Nanoseconds that threads waited for pages, as far as we can tell: from a fault's message to its
   // answer, and kWakeUpNs for what comes before and after.
@@ -144,6 +145,7 @@ class Process {
   // forked child is served from its parent's fork on and bound later or never.
   std::atomic<bool> bound{false};
   pid_t pid = 0;
+  UniqueFd pidfd;
   RemoteMemory memory;
   Pagemap pagemap;
   ProcessStat stat;

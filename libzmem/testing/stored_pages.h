@@ -2,6 +2,7 @@
 // out.
 #pragma once
 
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -81,6 +82,7 @@ struct TestStore {
 inline std::shared_ptr<Process> ProcessOfThisOne(TestStore& store) {
   auto process = std::make_shared<Process>(store.store, *store.arena, ReadyUserfaultfd());
   process->pid = getpid();
+  process->pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   process->memory = OrDie(RemoteMemory::Open(getpid()));
   process->pagemap = OrDie(Pagemap::Open(getpid()));
   process->bound = true;
