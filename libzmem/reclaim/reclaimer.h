@@ -136,6 +136,9 @@ class Reclaimer {
   // Judges by what has come since the last call how much room is needed besides: what a program
   // touches for the first time in memory that is not registered, nobody holds up.
   void UpdateHeadroom(int64_t room, int64_t now_ns);
+  // Registers what the program has mapped since, so that what it fills there can be held up, if the
+  // room would not last for long.
+  void ForeseeGrowth(int64_t room);
   absl::Status TakeUntilThereIsRoom();
   // Takes the oldest pages until `is_enough` says so, nothing is left, the store is full, or the
   // program asks for something.
@@ -274,6 +277,9 @@ class Reclaimer {
   // How long it takes to look at a program of a GiB and register what is new, and the most room
   // that is made for what comes meanwhile; where the kernel kills at the limit.
   static constexpr int64_t kMakingRoomMs = 60;
+  // In how long growth is told at the least, and for how long it is remembered.
+  static constexpr int64_t kShortestGrowthMs = 5;
+  static constexpr int64_t kGrowthMemoryMs = 400;
   static constexpr int64_t kMostHeadroomPages = 16'384;
   static constexpr int64_t kMostSafetyPages = 65'536;
   // There, what grows unseen is registered when there is room for so many times what comes while
@@ -313,6 +319,7 @@ class Reclaimer {
   std::optional<int64_t> limit_cpu_ns_;  // of the program, at that time
   int64_t last_came_pages_ = 0;          // at that time, pages that came without the fault thread
   int64_t limit_looked_ns_ = 0;          // when that was
+  uint64_t mapped_bytes_ = 0;            // when new mappings were last registered
   int64_t headroom_pages_ = 0;           // for those that come before room is made
   int64_t next_room_ns_ = 0;
   int64_t cpu_ns_ = 0;         // of the program, when it was last looked at

@@ -36,13 +36,24 @@ void Reclaimer::UpdateHeadroom(int64_t room, int64_t now_ns) {
   int64_t came = process_.counters.taken_pages() - room -
                  process_.filled_pages.load(std::memory_order_relaxed);
   int64_t elapsed_ms = (now_ns - limit_looked_ns_) / 1'000'000;
-  if (elapsed_ms <= 0) return;
+  if (elapsed_ms < kShortestGrowthMs) return;
   int64_t expected = (came - last_came_pages_) * kMakingRoomMs / elapsed_ms;
   bool is_first = limit_looked_ns_ == 0;
   int64_t most = IsDeadly() ? kMostSafetyPages : kMostHeadroomPages;
-  headroom_pages_ = is_first ? 0 : std::clamp(expected, headroom_pages_ * 3 / 4, most);
+  // Growth comes in bursts: what one of them needed is given up little by little.
+  int64_t left =
+      headroom_pages_ * std::max<int64_t>(kGrowthMemoryMs - elapsed_ms, 0) / kGrowthMemoryMs;
+  headroom_pages_ = is_first ? 0 : std::clamp(expected, std::min(left, most), most);
   last_came_pages_ = came;
   limit_looked_ns_ = now_ns;
+}
+
+void Reclaimer::ForeseeGrowth(int64_t room) {
+  if (!IsDeadly() || room >= EnoughRoom() + kFarHeadrooms * headroom_pages_) return;
+  // Where as much is mapped as before, the next choice of victims finds what is new all the same.
+  uint64_t mapped_bytes = process_.stat.mapped_bytes().value_or(0);
+  if (std::exchange(mapped_bytes_, mapped_bytes) == mapped_bytes) return;
+  surveyor_.RegisterNew();
 }
 
 absl::Status Reclaimer::TakeUntilThereIsRoom() {
@@ -50,8 +61,12 @@ absl::Status Reclaimer::TakeUntilThereIsRoom() {
   // Slots that were left behind are charged to the program too.
   if (absl::Status status = StoreStaged(&pool_full); !status.ok()) return status;
   if (pool_full) return absl::OkStatus();
-  int64_t enough = EnoughRoom();
-  return TakeOldest([this, enough] { return process_.RefreshRoom() >= enough; });
+  return TakeOldest([this] {
+    int64_t room = process_.RefreshRoom();
+    UpdateHeadroom(room, clock_.now_ns());
+    ForeseeGrowth(room);
+    return room >= EnoughRoom();
+  });
 }
 
 absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
@@ -190,6 +205,7 @@ absl::Status Reclaimer::HoldLimit(int64_t now_ns) {
   if (!process_.is_limited() || CanLimitWait(now_ns)) return absl::OkStatus();
   int64_t room = process_.RefreshRoom();
   UpdateHeadroom(room, now_ns);
+  ForeseeGrowth(room);
   PlanLimitLook(room, now_ns);
   // Room is made while some is left, so that nobody has to wait for it.
   bool is_low = room - headroom_pages_ <

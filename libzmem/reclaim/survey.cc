@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "libzmem/store/chunk_pages.h"
+
 namespace zmem {
 namespace {
 
@@ -110,6 +112,23 @@ void Surveyor::Register(uint64_t chunk_number, const AddressMap& map) {
     AddressRange part = at->Intersect(whole);
     isolator_.Register(part, *FirstEndingAfter(map.mappings(), part.start));
   }
+}
+
+void Surveyor::RegisterNew() {
+  absl::StatusOr<AddressMap> map = AddressMap::ReadLayout(process_.pid, OwnRanges());
+  if (!map.ok()) return;  // the program is gone
+  // One chunk stands for its mapping, which is registered as a whole.
+  std::vector<Candidate> firsts;
+  for (AddressRange range : map->eligible()) {
+    uint64_t number = ChunkNumber(range.start);
+    wire::PageSet pages = PagesIn(number, range);
+    if (!firsts.empty() && firsts.back().chunk_number == number) {
+      firsts.back().pages = firsts.back().pages.Or(pages);
+    } else {
+      firsts.push_back({number, pages});
+    }
+  }
+  for (uint64_t chunk_number : Unregistered(firsts)) Register(chunk_number, *map);
 }
 
 void Surveyor::UnregisterHot(const AddressMap& map, const std::vector<Candidate>& cold) {

@@ -126,11 +126,21 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
   return result;
 }
 
-absl::StatusOr<AddressMap> AddressMap::Read(pid_t pid, const std::vector<AddressRange>& excluded) {
-  std::string smaps;
-  absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/smaps"), smaps);
+absl::StatusOr<AddressMap> AddressMap::ReadFrom(const char* name, pid_t pid,
+                                                const std::vector<AddressRange>& excluded) {
+  std::string text;
+  absl::Status status = sys::ReadFile(absl::StrCat("/proc/", pid, "/", name), text);
   if (!status.ok()) return status;
-  return Parse(smaps, excluded);
+  return Parse(text, excluded);
+}
+
+absl::StatusOr<AddressMap> AddressMap::Read(pid_t pid, const std::vector<AddressRange>& excluded) {
+  return ReadFrom("smaps", pid, excluded);
+}
+
+absl::StatusOr<AddressMap> AddressMap::ReadLayout(pid_t pid,
+                                                  const std::vector<AddressRange>& excluded) {
+  return ReadFrom("maps", pid, excluded);
 }
 
 AddressRange MappingAt(pid_t pid, Address address) {

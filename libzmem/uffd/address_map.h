@@ -22,7 +22,13 @@ class AddressMap {
   // Errors: NotFound when the process is gone, or what reading says.
   static absl::StatusOr<AddressMap> Read(pid_t pid, const std::vector<AddressRange>& excluded);
 
-  // The same from the text of such a file, or of a maps file, which has no flags.
+  // The same by /proc/PID/maps, which is read without walking page tables, and does not tell what
+  // is locked, not copied as it is by a fork, or registered: for finding mappings, not for judging
+  // them.
+  static absl::StatusOr<AddressMap> ReadLayout(pid_t pid,
+                                               const std::vector<AddressRange>& excluded);
+
+  // The same from the text of such files.
   static AddressMap Parse(absl::string_view smaps, const std::vector<AddressRange>& excluded);
 
   // What may be managed: page-aligned, ascending, disjoint; each range lies in one mapping.
@@ -34,6 +40,9 @@ class AddressMap {
   const std::vector<AddressRange>& registered() const { return registered_; }
 
  private:
+  static absl::StatusOr<AddressMap> ReadFrom(const char* name, pid_t pid,
+                                             const std::vector<AddressRange>& excluded);
+
   std::vector<AddressRange> eligible_;
   std::vector<AddressRange> mappings_;
   std::vector<AddressRange> registered_;

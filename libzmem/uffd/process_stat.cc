@@ -44,14 +44,24 @@ absl::StatusOr<ProcessStat> ProcessStat::Open(pid_t pid) {
   return opened;
 }
 
-std::optional<uint64_t> ProcessStat::resident_bytes() const {
+std::optional<ProcessStat::Memory> ProcessStat::ReadMemory() const {
   std::array<char, 1024> line;
-  unsigned long long total = 0;
+  unsigned long long mapped = 0;
   unsigned long long resident = 0;
-  if (!ReadLine(statm_, line) || std::sscanf(line.data(), "%llu %llu", &total, &resident) != 2) {
+  if (!ReadLine(statm_, line) || std::sscanf(line.data(), "%llu %llu", &mapped, &resident) != 2) {
     return std::nullopt;
   }
-  return resident * kPageBytes;
+  return Memory{mapped * kPageBytes, resident * kPageBytes};
+}
+
+std::optional<uint64_t> ProcessStat::mapped_bytes() const {
+  std::optional<Memory> memory = ReadMemory();
+  return memory ? std::optional(memory->mapped_bytes) : std::nullopt;
+}
+
+std::optional<uint64_t> ProcessStat::resident_bytes() const {
+  std::optional<Memory> memory = ReadMemory();
+  return memory ? std::optional(memory->resident_bytes) : std::nullopt;
 }
 
 std::optional<int64_t> ProcessStat::cpu_ns() const {

@@ -22,10 +22,18 @@ class ProcessStat {
   // Of everything: anonymous, of files, shared. nullopt when the process is gone, or none was
   // opened; so the next.
   std::optional<uint64_t> resident_bytes() const;
+  // Of its mappings, touched or not.
+  std::optional<uint64_t> mapped_bytes() const;
   // User and system time of all its threads, in steps of 10 ms.
   std::optional<int64_t> cpu_ns() const;
 
  private:
+  struct Memory {
+    uint64_t mapped_bytes;
+    uint64_t resident_bytes;
+  };
+  std::optional<Memory> ReadMemory() const;
+
   UniqueFd statm_;
   UniqueFd stat_;
 };

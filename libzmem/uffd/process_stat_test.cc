@@ -1,6 +1,7 @@
 #include "libzmem/uffd/process_stat.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +22,18 @@ TEST(ProcessStat, ResidentMemoryGrowsWithWhatIsTouched) {
   uint64_t after = stat->resident_bytes().value();
   EXPECT_GE(after + kSlack, before + memory.size());
   EXPECT_LE(after, before + memory.size() + kSlack);
+}
+
+TEST(ProcessStat, WhatIsMappedCountsUntouched) {
+  constexpr size_t kBytes = 64 << 20;
+  auto stat = ProcessStat::Open(getpid());
+  ASSERT_TRUE(stat.ok()) << stat.status();
+  uint64_t before = stat->mapped_bytes().value();
+  void* mapped = mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  EXPECT_EQ(stat->mapped_bytes().value(), before + kBytes);
+  munmap(mapped, kBytes);
+  EXPECT_EQ(stat->mapped_bytes().value(), before);
 }
 
 TEST(ProcessStat, CpuTimeIsThatOfTheProcess) {
@@ -49,6 +62,7 @@ TEST(ProcessStat, AProcessThatIsGoneHasNothing) {
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
   EXPECT_FALSE(stat->resident_bytes());
+  EXPECT_FALSE(stat->mapped_bytes());
   EXPECT_FALSE(stat->cpu_ns());
   EXPECT_FALSE(ProcessStat::Open(child).ok());
   EXPECT_FALSE(ProcessStat().resident_bytes());

@@ -1,0 +1,69 @@
+#include "libzmem/reclaim/survey.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <memory>
+
+#include "libzmem/testing/managed.h"
+
+namespace zmem {
+namespace {
+
+class SurveyTest : public testing::Test {
+ protected:
+  static constexpr size_t kChunks = 3;
+
+  SurveyTest() {
+    staging_ = BindStaging(*process_, 1);
+    memory_ = MapOnlyEligible(*process_, kChunks);
+  }
+
+  bool IsRegistered(size_t page) {
+    GateLock lock(process_->gate);
+    Address address = memory_->address(page);
+    return process_->table.Registered(ChunkNumber(address)).Has(PageInChunk(address));
+  }
+  void Touch(size_t page) { *memory_->data(page) = std::byte{1}; }
+
+  SharedFakeClock clock_;
+  std::unique_ptr<Mapping> staging_;
+  std::unique_ptr<Mapping> memory_;
+  TestStore store_{TestStore::Options()};
+  std::shared_ptr<Process> process_ = ProcessOfThisOne(store_);
+  SelfAgent agent_{*process_};
+  Isolator isolator_{*process_, agent_, clock_};
+  Surveyor surveyor_{*process_, isolator_};
+};
+
+TEST_F(SurveyTest, WhatIsMappedIsRegisteredBeforeItIsTouched) {
+  EXPECT_FALSE(IsRegistered(0));
+  surveyor_.RegisterNew();
+  EXPECT_TRUE(IsRegistered(0));
+  FaultThread faults(process_, clock_);
+  Touch(kChunks * kPagesPerChunk - 1);
+  faults.Settle();
+  EXPECT_EQ(process_->counters.zero_faults, 1u) << "the whole mapping is";
+}
+
+TEST_F(SurveyTest, WhatIsNotWritableIsLeftAlone) {
+  ASSERT_EQ(mprotect(memory_->data(0), memory_->range().bytes(), PROT_READ), 0);
+  surveyor_.RegisterNew();
+  EXPECT_FALSE(IsRegistered(0));
+}
+
+TEST_F(SurveyTest, ASurveyHasWhatIsPresentAndMayBeTaken) {
+  Touch(5);
+  Touch(kPagesPerChunk + 6);
+  absl::StatusOr<Survey> survey = surveyor_.Look();
+  ASSERT_TRUE(survey.ok());
+  ASSERT_EQ(survey->chunks.size(), 2u);
+  EXPECT_EQ(survey->chunks[0].chunk_number, ChunkNumber(memory_->range().start));
+  EXPECT_TRUE(survey->chunks[0].pages.Has(5));
+  EXPECT_TRUE(survey->chunks[1].pages.Has(6));
+  EXPECT_EQ(CountPages(survey->chunks), 2u);
+  EXPECT_FALSE(surveyor_.IsRegistered(survey->chunks[0]));
+}
+
+}  // namespace
+}  // namespace zmem
