@@ -105,6 +105,15 @@ MemoryUse SqueezedRedis::Use() const {
   return use;
 }
 
+bool SqueezedRedis::HasEnded() {
+  try {
+    server_->child().Wait(std::chrono::seconds(1));
+    return true;
+  } catch (const HarnessError&) {
+    return false;
+  }
+}
+
 void SqueezedRedis::LimitResident(uint64_t bytes) {
   if (cgroup_) {
     // The cgroup charges what is not resident, such as page tables, and does not charge pages of

@@ -46,6 +46,8 @@ class SqueezedRedis {
 
   RedisLoad& load() { return *load_; }
   MemoryUse Use() const;
+  // Whether the server has ended, or does so within a second: its connections end first.
+  bool HasEnded();
   // Pages that it waited for since it started: with zram major faults.
   uint64_t Faults() const { return ReadTotals().faults; }
 

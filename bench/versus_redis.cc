@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/squeezed_redis.h"
 #include "bench/versus_bench.h"
@@ -50,6 +51,76 @@ Figures Measure(Side& side, double asked_per_s, double seconds) {
   return {{"redis.rate", reached_per_s}, {"redis.p99", p99_ns / 1e3}};
 }
 
+// The side of zram. At its limit the kernel may kill the server although swap has room; another
+// begins then.
+class ZramSide {
+ public:
+  ZramSide(const KeyedValues& values, const RedisLoad::Options& load, uint64_t limit_bytes)
+      : values_(values), load_(load), limit_bytes_(limit_bytes) {
+    Start();
+  }
+
+  Side& side() { return *side_; }
+  int kills() const { return kills_; }
+
+  // What `measure` makes of a server that lives through it.
+  template <typename Measure>
+  auto Of(Measure measure) {
+    while (true) {
+      try {
+        return measure(*side_);
+      } catch (const HarnessError&) {
+        if (!side_->server.HasEnded() || ++kills_ > kMostKills) throw;
+        side_.reset();  // before another has the device
+        Start();
+      }
+    }
+  }
+
+ private:
+  // After so many it is not worth the time.
+  static constexpr int kMostKills = 5;
+
+  void Start() {
+    side_.emplace(Means::kZram, values_, load_);
+    side_->server.LimitResident(limit_bytes_);
+  }
+
+  const KeyedValues& values_;
+  const RedisLoad::Options load_;
+  const uint64_t limit_bytes_;
+  std::optional<Side> side_;
+  int kills_ = 0;
+};
+
+std::string Held(const SqueezedRedis& server) {
+  MemoryUse use = server.Use();
+  return absl::StrFormat("%.0f MiB for %.0f MiB that were out",
+                         static_cast<double>(use.held_bytes + use.metadata_bytes) / (1 << 20),
+                         static_cast<double>(use.out_bytes) / (1 << 20));
+}
+
+void Describe(VersusResults& results, double roomy_per_s, const Side& zmem,
+              std::optional<ZramSide>& zram) {
+  std::string faults = absl::StrFormat(
+      "redis: %s requests/s with all of its memory resident; at half %.2f faults a request over "
+      "zmem",
+      FormatFigure(roomy_per_s), zmem.FaultsPerRequest());
+  std::string held = absl::StrCat("redis: zmemd held ", Held(zmem.server));
+  if (zram) {
+    absl::StrAppendFormat(&faults, ", %.2f over zram", zram->side().FaultsPerRequest());
+    absl::StrAppend(&held, ", zram ", Held(zram->side().server));
+  }
+  results.AddNote(faults);
+  results.AddNote(held);
+  if (zram && zram->kills() > 0) {
+    results.AddNote(
+        absl::StrFormat("redis: over zram the kernel killed the server %d times for "
+                        "want of room; another was measured",
+                        zram->kills()));
+  }
+}
+
 }  // namespace
 
 void RunRedis(VersusBench& bench) {
@@ -57,37 +128,34 @@ void RunRedis(VersusBench& bench) {
   RedisLoad::Options load{
       .items = static_cast<uint32_t>((bench.options().mib << 20) / kSizeDivisor / kMeanValueBytes)};
   double seconds = bench.options().seconds;
+  auto settle = [settle_s = seconds * kSettleShare](Side& side) {
+    return side.server.load().AskAsFastAsPossible(settle_s).reached_per_s;
+  };
   Side zmem(Means::kZmem, values, load, kLimitOnly);
   double roomy_per_s = zmem.server.load().AskAsFastAsPossible(seconds).reached_per_s;
   uint64_t limit_bytes = zmem.server.Use().program_bytes() / 2;
   zmem.server.LimitResident(limit_bytes);
   WaitUntilHeld(zmem.server, limit_bytes);
-  double settle_s = seconds * kSettleShare;
-  double highest_per_s = zmem.server.load().AskAsFastAsPossible(settle_s).reached_per_s;
-  std::optional<Side> zram;
+  double highest_per_s = settle(zmem);
+  std::optional<ZramSide> zram;
   if (WhyNoZram().empty()) {
-    zram.emplace(Means::kZram, values, load);
-    zram->server.LimitResident(limit_bytes);
-    highest_per_s =
-        std::min(highest_per_s, zram->server.load().AskAsFastAsPossible(settle_s).reached_per_s);
+    zram.emplace(values, load, limit_bytes);
+    highest_per_s = std::min(highest_per_s, zram->Of(settle));
   }
+  double asked_per_s = highest_per_s * kShareOfHighest;
+  auto measure = [asked_per_s, seconds](Side& side) { return Measure(side, asked_per_s, seconds); };
   bench.Repeat([&] {
-    double asked_per_s = highest_per_s * kShareOfHighest;
-    Figures figures = Measure(zmem, asked_per_s, seconds);
-    bench.Add(figures, zram ? std::optional(Measure(*zram, asked_per_s, seconds)) : std::nullopt);
+    Figures figures = measure(zmem);
+    bench.Add(figures, zram ? std::optional(zram->Of(measure)) : std::nullopt);
   });
-  bench.results().details()["redis"] = {{"asked_per_s", highest_per_s * kShareOfHighest},
+  bench.results().details()["redis"] = {{"asked_per_s", asked_per_s},
                                         {"roomy_per_s", roomy_per_s},
                                         {"faults_per_request", zmem.FaultsPerRequest()},
                                         {"limit_bytes", limit_bytes},
                                         {"zmem_resident_bytes", zmem.server.Use().resident_bytes}};
-  bench.results().AddNote(
-      absl::StrFormat("redis: %s requests/s with all of its memory resident; at half %.2f faults a "
-                      "request over zmem%s",
-                      FormatFigure(roomy_per_s), zmem.FaultsPerRequest(),
-                      zram ? absl::StrFormat(", %.2f over zram", zram->FaultsPerRequest()) : ""));
+  Describe(bench.results(), roomy_per_s, zmem, zram);
   zmem.Finish();
-  if (zram) zram->Finish();
+  if (zram) zram->Of([](Side& side) { side.Finish(); });
 }
 
 }  // namespace zmem
