@@ -117,6 +117,8 @@ void Surveyor::Register(uint64_t chunk_number, const AddressMap& map) {
 void Surveyor::RegisterNew() {
   absl::StatusOr<AddressMap> map = AddressMap::ReadLayout(process_.pid, OwnRanges());
   if (!map.ok()) return;  // the program is gone
+  // How many are registered the layout does not tell; not more than there are.
+  if (map->mappings().size() >= kMaxRegisteredMappings) return;
   // One chunk stands for its mapping, which is registered as a whole.
   std::vector<Candidate> firsts;
   for (AddressRange range : map->eligible()) {
