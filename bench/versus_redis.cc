@@ -55,8 +55,10 @@ Figures Measure(Side& side, double asked_per_s, double seconds) {
 // begins then.
 class ZramSide {
  public:
-  ZramSide(const KeyedValues& values, const RedisLoad::Options& load, uint64_t limit_bytes)
-      : values_(values), load_(load), limit_bytes_(limit_bytes) {
+  // `settle_s`: of load, for a server that takes the place of a killed one.
+  ZramSide(const KeyedValues& values, const RedisLoad::Options& load, uint64_t limit_bytes,
+           double settle_s)
+      : values_(values), load_(load), limit_bytes_(limit_bytes), settle_s_(settle_s) {
     Start();
   }
 
@@ -73,6 +75,7 @@ class ZramSide {
         if (!side_->server.HasEnded() || ++kills_ > kMostKills) throw;
         side_.reset();  // before another has the device
         Start();
+        Settle();
       }
     }
   }
@@ -81,6 +84,7 @@ class ZramSide {
   // After so many it is not worth the time.
   static constexpr int kMostKills = 5;
 
+  void Settle() { side_->server.load().AskAsFastAsPossible(settle_s_); }
   void Start() {
     side_.emplace(Means::kZram, values_, load_);
     side_->server.LimitResident(limit_bytes_);
@@ -89,6 +93,7 @@ class ZramSide {
   const KeyedValues& values_;
   const RedisLoad::Options load_;
   const uint64_t limit_bytes_;
+  const double settle_s_;
   std::optional<Side> side_;
   int kills_ = 0;
 };
@@ -139,7 +144,7 @@ void RunRedis(VersusBench& bench) {
   double highest_per_s = settle(zmem);
   std::optional<ZramSide> zram;
   if (WhyNoZram().empty()) {
-    zram.emplace(values, load, limit_bytes);
+    zram.emplace(values, load, limit_bytes, seconds * kSettleShare);
     highest_per_s = std::min(highest_per_s, zram->Of(settle));
   }
   double asked_per_s = highest_per_s * kShareOfHighest;

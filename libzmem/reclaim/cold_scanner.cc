@@ -13,7 +13,11 @@ ColdScanner::Known& ColdScanner::Update(const Look& look, int64_t now_ns) {
   known.present = look.present;
   if (is_new) known.changed_ns = now_ns;
   if (look.chunk == nullptr) {
-    known.has_ages = false;
+    if (known.has_ages) {  // it was in the table: watched afresh
+      known.has_ages = false;
+      known.changed_ns = now_ns;
+      known.touched = {};
+    }
     // Everything has been touched before it was first looked at.
     if (look.touched && !is_new) known.touched = known.touched.Or(*look.touched);
     if (!look.touched && has_changed) known.changed_ns = now_ns;

@@ -58,6 +58,14 @@ std::optional<bool> Isolator::TryRegister(AddressRange part, AddressRange mappin
   return true;
 }
 
+void Isolator::RegisterUnjudged(AddressRange mapping) {
+  GateLock lock(process_.gate);
+  if (process_.gone.load(std::memory_order_acquire) || !process_.arrivals.empty()) return;
+  // It may have grown since the map was read, and registering what it was then would split it.
+  AddressRange whole = MappingAt(process_.pid, mapping.start);
+  if (whole.Intersect(mapping) == mapping) process_.uffd.Register(whole);
+}
+
 bool Isolator::NothingKnown(AddressRange range) {
   if (process_.advice.Keeps(range)) return false;  // its end must be told
   for (uint64_t number : process_.table.NumbersIn(range)) {

@@ -31,6 +31,10 @@ class Isolator {
   // registered before that is known to be still the mapping that was judged.
   bool Register(AddressRange part, AddressRange mapping);
 
+  // Lets the faults of `mapping` come to us although nobody has judged it, so that they can be held
+  // up. Nothing of it is taken until Register was called for it.
+  void RegisterUnjudged(AddressRange mapping);
+
   // The reverse for all of `mapping`, if nothing is known of its pages: its first touches are the
   // kernel's again, and its layout may change without an event. False if it stays registered, as it
   // does where it is no mapping of its own any more.

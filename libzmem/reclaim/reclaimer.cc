@@ -116,6 +116,7 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
   size_t cold_pages = 0;
   std::vector<uint64_t> to_register;
   std::vector<TouchedPages::Touched> touched = touched_.Look(survey->chunks);
+  victims_.chunks.clear();  // what of them is touched was to be seen against the look before
   for (size_t i = 0; i < survey->chunks.size(); ++i) {
     const Candidate& candidate = survey->chunks[i];
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);

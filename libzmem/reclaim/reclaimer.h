@@ -277,7 +277,7 @@ class Reclaimer {
   // How long it takes to look at a program of a GiB and register what is new, and the most room
   // that is made for what comes meanwhile; where the kernel kills at the limit.
   static constexpr int64_t kMakingRoomMs = 60;
-  // In how long growth is told at the least, and for how long it is remembered.
+  // In how long growth is told at the least, and after how long a third of it is remembered.
   static constexpr int64_t kShortestGrowthMs = 5;
   static constexpr int64_t kGrowthMemoryMs = 400;
   static constexpr int64_t kMostHeadroomPages = 16'384;
@@ -286,6 +286,8 @@ class Reclaimer {
   // that is done; not more often than that.
   static constexpr int64_t kFarHeadrooms = 4;
   static constexpr int64_t kForesightNs = 100'000'000;
+  // How often new mappings are looked for where there is less room than that.
+  static constexpr int64_t kForesightTickNs = 10'000'000;
   // How old a choice of victims may be, and how short an epoch.
   static constexpr int64_t kVictimsAgeNs = 1'000'000'000;
   static constexpr int64_t kShortestEpochNs = 50'000'000;
@@ -319,8 +321,9 @@ class Reclaimer {
   std::optional<int64_t> limit_cpu_ns_;  // of the program, at that time
   int64_t last_came_pages_ = 0;          // at that time, pages that came without the fault thread
   int64_t limit_looked_ns_ = 0;          // when that was
-  uint64_t mapped_bytes_ = 0;            // when new mappings were last registered
-  int64_t headroom_pages_ = 0;           // for those that come before room is made
+  int64_t foreseen_ns_ = 0;
+  uint64_t mapped_bytes_ = 0;   // when new mappings were last registered
+  int64_t headroom_pages_ = 0;  // for those that come before room is made
   int64_t next_room_ns_ = 0;
   int64_t cpu_ns_ = 0;         // of the program, when it was last looked at
   int64_t cpu_looked_ns_ = 0;  // 0: never

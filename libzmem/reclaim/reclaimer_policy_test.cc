@@ -134,6 +134,26 @@ TEST_F(SeenTouches, VictimsThatAreTouchedBeforeTheyGoAreSpared) {
   ExpectAllHeld();
 }
 
+TEST_F(SeenTouches, OfManyChunksInABatchThoseThatAreLeftGo) {
+  constexpr size_t kPages = 8;
+  Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
+  for (size_t chunk = 0; chunk < kChunks; ++chunk) WriteVaried(chunk * kPagesPerChunk, kPages);
+  for (size_t chunk = 0; chunk < kChunks; ++chunk) SetBits(chunk);
+  Pass(2 * kPolicy.scan_interval_ns);
+  for (size_t chunk = 0; chunk < kChunks; ++chunk) SetBits(chunk);
+  bits_.on_seen_cleared = [this] {
+    for (size_t chunk : {2, 3}) SetBits(chunk);
+  };
+  constexpr int64_t kWanted = (kChunks - 2) * kPages;
+  process_->wanted_pages = kWanted;
+  Tick();
+  EXPECT_EQ(process_->counters.stored_pages, kWanted);
+  for (size_t chunk = 0; chunk < kChunks; ++chunk) {
+    EXPECT_EQ(OutOf(chunk), chunk == 2 || chunk == 3 ? 0 : kPages) << chunk;
+  }
+  ExpectAllHeld();
+}
+
 TEST_F(SeenTouches, WhereEverythingIsTouchedPagesGoAllTheSame) {
   Set([](Policy& policy) { policy.mode = ReclaimMode::kPressure; });
   WriteVaried(0, memory_->page_count());

@@ -50,6 +50,9 @@ void Reclaimer::UpdateHeadroom(int64_t room, int64_t now_ns) {
 
 void Reclaimer::ForeseeGrowth(int64_t room) {
   if (!IsDeadly() || room >= EnoughRoom() + kFarHeadrooms * headroom_pages_) return;
+  int64_t now_ns = clock_.now_ns();
+  if (now_ns - foreseen_ns_ < kForesightTickNs) return;
+  foreseen_ns_ = now_ns;
   // Where as much is mapped as before, the next choice of victims finds what is new all the same.
   uint64_t mapped_bytes = process_.stat.mapped_bytes().value_or(0);
   if (std::exchange(mapped_bytes_, mapped_bytes) == mapped_bytes) return;
@@ -90,8 +93,9 @@ absl::Status Reclaimer::TakeOldest(const std::function<bool()>& is_enough) {
     std::span<const Candidate> batch = NextBatch(is_passed ? passed : victims_.chunks);
     if (batch.empty()) return absl::OkStatus();  // no slab is free
     if (!is_passed) {
-      batch = std::span(victims_.chunks).last(SpareTouched(batch.size()));
-      if (batch.empty()) continue;
+      size_t left = SpareTouched(batch.size());
+      if (left == 0) continue;
+      batch = std::span(victims_.chunks).last(left);
     }
     absl::StatusOr<size_t> evicted = EvictBatch(batch, &pool_full);
     if (!evicted.ok()) return evicted.status();
@@ -144,7 +148,7 @@ absl::Status Reclaimer::PickVictims(int64_t now_ns) {
   size_t most = std::max(present / kShare, kLeast);
   victims_ = PickOldest(survey->chunks, process_.table, epochs_.now(), most);
   victims_ns_ = now_ns;
-  chances_ = kBatchPages;
+  chances_ = 0;  // so that some go, however hot all are
   process_.residence_epochs.store(victims_.residence_epochs, std::memory_order_relaxed);
   return absl::OkStatus();
 }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "libzmem/store/chunk_pages.h"
-
 namespace zmem {
 namespace {
 
@@ -30,6 +28,10 @@ std::vector<AddressRange> Outside(AddressRange range, const std::vector<AddressR
 }
 
 }  // namespace
+
+bool Surveyor::IsBelow(AddressRange a, AddressRange b) {
+  return a.start != b.start ? a.start < b.start : a.end < b.end;
+}
 
 uint64_t CountPages(std::span<const Candidate> candidates) {
   uint64_t pages = 0;
@@ -119,18 +121,15 @@ void Surveyor::RegisterNew() {
   if (!map.ok()) return;  // the program is gone
   // How many are registered the layout does not tell; not more than there are.
   if (map->mappings().size() >= kMaxRegisteredMappings) return;
-  // One chunk stands for its mapping, which is registered as a whole.
-  std::vector<Candidate> firsts;
+  std::vector<AddressRange> found;
   for (AddressRange range : map->eligible()) {
-    uint64_t number = ChunkNumber(range.start);
-    wire::PageSet pages = PagesIn(number, range);
-    if (!firsts.empty() && firsts.back().chunk_number == number) {
-      firsts.back().pages = firsts.back().pages.Or(pages);
-    } else {
-      firsts.push_back({number, pages});
-    }
+    AddressRange mapping = *FirstEndingAfter(map->mappings(), range.start);
+    if (!found.empty() && found.back() == mapping) continue;
+    found.push_back(mapping);
+    if (std::binary_search(unjudged_.begin(), unjudged_.end(), mapping, IsBelow)) continue;
+    isolator_.RegisterUnjudged(mapping);
   }
-  for (uint64_t chunk_number : Unregistered(firsts)) Register(chunk_number, *map);
+  unjudged_ = std::move(found);
 }
 
 void Surveyor::UnregisterHot(const AddressMap& map, const std::vector<Candidate>& cold) {

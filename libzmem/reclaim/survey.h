@@ -46,8 +46,10 @@ class Surveyor {
   }
   // Lets the faults of the chunk's eligible parts come to us.
   void Register(uint64_t chunk_number, const AddressMap& map);
-  // The same for every mapping that looks as if it may be managed, so that its first touches can be
-  // held up: by the layout alone, which takes a fraction of a millisecond where Look takes several.
+  // The same for every mapping that is new since the last call and looks as if it may be managed,
+  // so that its first touches can be held up: by the layout alone, which walks no page tables. What
+  // is locked, or not copied by a fork as it is, the layout does not tell; so nothing of these is
+  // taken until Register was called for it.
   void RegisterNew();
   // The same for the mappings of ranges that the program keeps, so that their end is told. What
   // lies in none that may be managed is forgotten.
@@ -65,8 +67,12 @@ class Surveyor {
   // What we have put into the program.
   std::vector<AddressRange> OwnRanges() const;
 
+  // By start, then by end.
+  static bool IsBelow(AddressRange a, AddressRange b);
+
   Process& process_;
   Isolator& isolator_;
+  std::vector<AddressRange> unjudged_;  // registered by RegisterNew, ascending
 };
 
 }  // namespace zmem

@@ -37,19 +37,21 @@ class SurveyTest : public testing::Test {
 };
 
 TEST_F(SurveyTest, WhatIsMappedIsRegisteredBeforeItIsTouched) {
-  EXPECT_FALSE(IsRegistered(0));
   surveyor_.RegisterNew();
-  EXPECT_TRUE(IsRegistered(0));
+  EXPECT_FALSE(IsRegistered(0)) << "nobody has judged it: nothing may be taken";
   FaultThread faults(process_, clock_);
   Touch(kChunks * kPagesPerChunk - 1);
   faults.Settle();
   EXPECT_EQ(process_->counters.zero_faults, 1u) << "the whole mapping is";
 }
 
-TEST_F(SurveyTest, WhatIsNotWritableIsLeftAlone) {
-  ASSERT_EQ(mprotect(memory_->data(0), memory_->range().bytes(), PROT_READ), 0);
+TEST_F(SurveyTest, WhatIsRegisteredUnjudgedCanBeRegisteredForGood) {
+  Touch(0);
   surveyor_.RegisterNew();
-  EXPECT_FALSE(IsRegistered(0));
+  absl::StatusOr<Survey> survey = surveyor_.LookRegistered(Surveyor::Reach::kAll);
+  ASSERT_TRUE(survey.ok());
+  ASSERT_EQ(survey->chunks.size(), 1u);
+  EXPECT_TRUE(IsRegistered(0));
 }
 
 TEST_F(SurveyTest, ASurveyHasWhatIsPresentAndMayBeTaken) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "libzmem/base/kernel_abi.h"
@@ -19,6 +20,11 @@
 namespace zmem {
 namespace {
 
+#ifdef __x86_64__
+constexpr bool kIsX86 = true;
+#else
+constexpr bool kIsX86 = false;
+#endif
 constexpr size_t kMostTables = 64;  // as in page_table_walk.bpf.c
 constexpr uint64_t kPresentAccessed = 1 << 0 | 1 << 5;
 enum Found : uint8_t { kNothing, kTable, kHugePage };  // the same
@@ -43,8 +49,8 @@ class BpfAccessedBits final : public AccessedBits {
 
   bool Read(pid_t pid, std::span<const uint64_t> chunk_numbers,
             std::span<wire::PageSet> accessed) override {
-    MutexLock lock(mutex_);
     while (!chunk_numbers.empty()) {
+      MutexLock lock(mutex_);
       size_t chunks = std::min(chunk_numbers.size(), kMostTables);
       if (!Walk(pid, chunk_numbers.first(chunks))) return false;
       for (size_t i = 0; i < chunks; ++i) accessed[i] = Accessed(i);
@@ -55,11 +61,7 @@ class BpfAccessedBits final : public AccessedBits {
   }
 
   void Clear(int pidfd, std::span<const AddressRange> ranges) override {
-    for (AddressRange range : ranges) {
-      iovec part{reinterpret_cast<void*>(range.start), range.bytes()};
-      // What cannot be cleared is seen when it is read again.
-      (void)syscall(SYS_process_madvise, pidfd, &part, 1, MADV_COLD, 0);
-    }
+    for (AddressRange range : ranges) ClearParts(pidfd, range);
   }
 
   // Finds out where tables are by those of this process, of which `chunk_number` has been touched
@@ -82,6 +84,23 @@ class BpfAccessedBits final : public AccessedBits {
   }
 
  private:
+  // The kernel stops at a mapping that is locked, or of another kind; what lies around it is
+  // reached by halves. What cannot be cleared in so many calls is seen when it is read again.
+  static void ClearParts(int pidfd, AddressRange range) {
+    constexpr int kMostCalls = 64;
+    std::vector<AddressRange> parts = {range};
+    for (int calls = 0; calls < kMostCalls && !parts.empty(); ++calls) {
+      AddressRange part = parts.back();
+      parts.pop_back();
+      iovec vector{reinterpret_cast<void*>(part.start), part.bytes()};
+      bool is_clear = syscall(SYS_process_madvise, pidfd, &vector, 1, MADV_COLD, 0) >= 0;
+      if (is_clear || errno != EINVAL || part.pages() <= 1) continue;
+      Address middle = part.start + part.pages() / 2 * kPageBytes;
+      parts.push_back({middle, part.end});
+      parts.push_back({part.start, middle});
+    }
+  }
+
   bool Walk(pid_t pid, std::span<const uint64_t> chunk_numbers)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     auto& io = *walk_->bss;
@@ -186,9 +205,7 @@ absl::Status Try(BpfAccessedBits& bits) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AccessedBits>> OpenAccessedBits() {
-#ifndef __x86_64__
-  return absl::UnimplementedError("accessed bits are read on x86-64 only");
-#else
+  if (!kIsX86) return absl::UnimplementedError("accessed bits are read on x86-64 only");
   // What libbpf would print is for those who write such programs.
   libbpf_set_print([](libbpf_print_level, const char*, va_list) { return 0; });
   page_table_walk* walk = page_table_walk__open_and_load();
@@ -198,7 +215,6 @@ absl::StatusOr<std::unique_ptr<AccessedBits>> OpenAccessedBits() {
   auto bits = std::make_unique<BpfAccessedBits>(walk);
   if (absl::Status status = Try(*bits); !status.ok()) return status;
   return bits;
-#endif
 }
 
 }  // namespace zmem
