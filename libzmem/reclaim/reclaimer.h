@@ -178,24 +178,41 @@ class Reclaimer {
     uint32_t kept_generation = 0;
   };
   absl::StatusOr<NeededMemory> FindNeeded() const;
-  // Pages read from staging in one system call.
-  static constexpr size_t kReadPages = 64;
-  // Slots [first, end) of a slab, kReadPages at most.
+  // Pages that are compressed together.
+  static constexpr size_t kBatchedPages = 64;
+  // Slots [first, end) of a slab, which are read in one system call.
   struct StagedRun {
     size_t slab;
     size_t first;
     size_t end;
   };
+  // kBatchedPages at most.
+  using StagedBatch = std::vector<StagedRun>;
   // Those whose pages are staged and were not refused.
-  std::vector<StagedRun> StagedRuns(std::span<const size_t> slabs) const;
+  std::vector<StagedBatch> StagedBatches(std::span<const size_t> slabs) const;
   // Whether to wait for the backing file if that is busy, while `file_patience_` lasts: for the
   // reclaimer's own thread alone. The page stays staged if not.
   enum class Patience { kNone, kSome };
+  struct ReadPage {
+    std::shared_ptr<Chunk> chunk;
+    size_t slab;
+    size_t page;
+  };
+  // Of each thread that stores pages.
+  struct Tools {
+    PageStore::Workspace workspace;
+    std::vector<ReadPage> read_pages;  // whose bytes are in `bytes`
+    std::array<std::byte, kBatchedPages * kPageBytes> bytes;
+    std::array<std::byte, kBatchedPages * kPageBytes> compressed;
+
+    std::byte* BytesOf(size_t i) { return bytes.data() + i * kPageBytes; }
+  };
   // These and SettleEmptySlot may run in several threads, for different runs.
-  void StoreRun(const StagedRun& run, Patience patience);
+  void StoreBatch(const StagedBatch& batch, Patience patience);
+  void ReadRun(const StagedRun& run, Tools& own);
   // All are compressed before the first is stored: with locks between two of them there would be
   // no time in which to be nice.
-  void StoreReadPages(Chunk& chunk, const StagedRun& run, Patience patience);
+  void StoreReadPages(Tools& own, Patience patience);
   void StorePage(Chunk& chunk, size_t slab, size_t page, const PageStore::Form& form,
                  Patience patience);
   StoreResult Store(const PageStore::Form& form, PageEntry* stored, Patience patience);
@@ -206,12 +223,6 @@ class Reclaimer {
   bool HasTime() const;
   // A slot that cannot be read is empty: its page is back in the program.
   void SettleEmptySlot(Chunk& chunk, size_t slab, size_t page);
-  // Of each thread that stores pages.
-  struct Tools {
-    PageStore::Workspace workspace;
-    std::array<std::byte, kReadPages * kPageBytes> bytes;
-    std::array<std::byte, kReadPages * kPageBytes> compressed;
-  };
   static Tools& tools();
   // Gives up the calling thread's until they are wanted again.
   static void ReleaseTools();

@@ -37,52 +37,68 @@ wire::PageSet Reclaimer::StillStaged(Chunk& chunk, size_t slab) const {
   return staged;
 }
 
-std::vector<Reclaimer::StagedRun> Reclaimer::StagedRuns(std::span<const size_t> slabs) const {
-  std::vector<StagedRun> runs;
+std::vector<Reclaimer::StagedBatch> Reclaimer::StagedBatches(std::span<const size_t> slabs) const {
+  std::vector<StagedBatch> batches;
+  size_t room = 0;  // pages that the last one may still have
   for (size_t slab : slabs) {
     std::shared_ptr<Chunk> chunk = process_.table.Find(slabs_[slab].chunk_number);
     if (chunk == nullptr) continue;
     wire::PageSet staged = StillStaged(*chunk, slab).Without(slabs_[slab].refused());
     for (size_t page = staged.Next(0, true); page < kPagesPerChunk;) {
-      size_t end = std::min(staged.Next(page, false), page + kReadPages);
-      runs.push_back({slab, page, end});
+      if (room == 0) {
+        batches.emplace_back();
+        room = kBatchedPages;
+      }
+      size_t end = std::min(staged.Next(page, false), page + room);
+      batches.back().push_back({slab, page, end});
+      room -= end - page;
       page = staged.Next(end, true);
     }
   }
-  return runs;
+  return batches;
 }
 
-void Reclaimer::StoreRun(const StagedRun& run, Patience patience) {
+void Reclaimer::StoreBatch(const StagedBatch& batch, Patience patience) {
+  Tools& own = tools();
+  own.read_pages.clear();
+  for (const StagedRun& run : batch) ReadRun(run, own);
+  StoreReadPages(own, patience);
+}
+
+void Reclaimer::ReadRun(const StagedRun& run, Tools& own) {
   // Afresh for each run: a fork may have left the old one to a relative.
   std::shared_ptr<Chunk> chunk = process_.table.Find(slabs_[run.slab].chunk_number);
   if (chunk == nullptr) return;
   Address source = process_.slot_address(Process::SlotOf(run.slab, run.first));
-  if (!process_.memory.Read(source, tools().bytes.data(), (run.end - run.first) * kPageBytes)) {
-    if (run.end - run.first == 1) return SettleEmptySlot(*chunk, run.slab, run.first);
+  size_t pages = run.end - run.first;
+  if (process_.memory.Read(source, own.BytesOf(own.read_pages.size()), pages * kPageBytes)) {
     for (size_t page = run.first; page < run.end; ++page) {
-      StoreRun({run.slab, page, page + 1}, patience);
+      own.read_pages.push_back({chunk, run.slab, page});
     }
-    return;
+  } else if (pages == 1) {
+    SettleEmptySlot(*chunk, run.slab, run.first);
+  } else {
+    for (size_t page = run.first; page < run.end; ++page) ReadRun({run.slab, page, page + 1}, own);
   }
-  StoreReadPages(*chunk, run, patience);
 }
 
-void Reclaimer::StoreReadPages(Chunk& chunk, const StagedRun& run, Patience patience) {
-  Tools& own = tools();
-  size_t pages = run.end - run.first;
+void Reclaimer::StoreReadPages(Tools& own, Patience patience) {
+  size_t pages = own.read_pages.size();
   auto bytes_of = [&own](size_t i) {
-    return std::span<const std::byte, kPageBytes>(own.bytes.data() + i * kPageBytes, kPageBytes);
+    return std::span<const std::byte, kPageBytes>(own.BytesOf(i), kPageBytes);
   };
-  auto is_staged = [&](size_t i) {  // false: wanted back meanwhile
-    size_t page = run.first + i;
-    return chunk.Load(page) == PageEntry::Staged(Process::SlotOf(run.slab, page));
+  auto is_staged = [&own](size_t i) {  // false: wanted back meanwhile
+    const ReadPage& read = own.read_pages[i];
+    PageEntry staged = PageEntry::Staged(Process::SlotOf(read.slab, read.page));
+    return read.chunk->Load(read.page) == staged;
   };
-  std::array<std::optional<PageEntry>, kReadPages> unchanged;
+  std::array<std::optional<PageEntry>, kBatchedPages> unchanged;
   for (size_t i = 0; i < pages; ++i) {
     if (!is_staged(i)) continue;
-    unchanged[i] = process_.clean_pages.Reuse(AddressOf(run.slab, run.first + i), bytes_of(i));
+    const ReadPage& read = own.read_pages[i];
+    unchanged[i] = process_.clean_pages.Reuse(AddressOf(read.slab, read.page), bytes_of(i));
   }
-  std::array<std::optional<PageStore::Form>, kReadPages> forms;
+  std::array<std::optional<PageStore::Form>, kBatchedPages> forms;
   const Compressor* compressor = process_.policy().compressor;
   {
     NiceScope nice(patience == Patience::kSome && HasTime());
@@ -96,13 +112,14 @@ void Reclaimer::StoreReadPages(Chunk& chunk, const StagedRun& run, Patience pati
     }
   }
   for (size_t i = 0; i < pages; ++i) {
-    size_t page = run.first + i;
+    const ReadPage& read = own.read_pages[i];
     if (unchanged[i]) {
-      Publish(chunk, run.slab, page, *unchanged[i]);
+      Publish(*read.chunk, read.slab, read.page, *unchanged[i]);
     } else if (forms[i] && is_staged(i)) {
-      StorePage(chunk, run.slab, page, *forms[i], patience);
+      StorePage(*read.chunk, read.slab, read.page, *forms[i], patience);
     }
   }
+  own.read_pages.clear();
 }
 
 bool Reclaimer::HasTime() const {
@@ -167,11 +184,11 @@ bool Reclaimer::IsHelpWanted() const {
 absl::Status Reclaimer::StorePages(std::span<const size_t> slabs, bool* pool_full) {
   for (size_t slab : slabs) slabs_[slab].incompressible = slabs_[slab].no_room = {};
   if (IsHelpWanted()) {
-    std::vector<StagedRun> runs = StagedRuns(slabs);
-    options_.crew->Run(runs.size(), [&](size_t i) { StoreRun(runs[i], Patience::kNone); });
+    std::vector<StagedBatch> batches = StagedBatches(slabs);
+    options_.crew->Run(batches.size(), [&](size_t i) { StoreBatch(batches[i], Patience::kNone); });
   }
   file_patience_ = kFilePatience;
-  for (const StagedRun& run : StagedRuns(slabs)) StoreRun(run, Patience::kSome);
+  for (const StagedBatch& batch : StagedBatches(slabs)) StoreBatch(batch, Patience::kSome);
   for (size_t slab : slabs) {
     if (!slabs_[slab].no_room.empty()) *pool_full = true;
     if (absl::Status status = GiveBackRefused(slab); !status.ok()) return status;
