@@ -27,8 +27,8 @@
 namespace zmem {
 namespace {
 
-constexpr uint32_t kBatchPages = 512;
-constexpr size_t kPagesARead = 64;
+// Small, as whoever wants a page that is on its way out waits for the whole batch.
+constexpr uint32_t kBatchPages = 64;
 // Room is made when less than this is left.
 constexpr int64_t kHeadroomPages = 2 * kBatchPages;
 // A page's state: in memory, on its way out, or the size of its stored form.
@@ -41,7 +41,7 @@ struct Shared {
   std::atomic<uint64_t> filled;  // pages that came back, which queue[filled % pages] names
   std::atomic<bool> mover_sleeps;
   std::atomic<bool> ends;
-  std::array<uint32_t, kBatchPages> batch;  // the pages that are staged
+  std::array<uint32_t, kBatchPages> batch;  // pages that are staged
   uint32_t batch_pages;
 };
 
@@ -164,23 +164,20 @@ class BareSqueeze::Impl {
     Pin(1);
     absl::StatusOr<RemoteMemory> memory = RemoteMemory::Open(program_);
     if (!memory.ok()) Fail("/proc/PID/mem");
-    std::vector<std::byte> bytes(kPagesARead * kPageBytes);
+    std::vector<std::byte> bytes(kBatchPages * kPageBytes);
     char form[LZ4_COMPRESSBOUND(kPageBytes)];
     while (true) {
       Await(staged_.get());
-      for (uint32_t first = 0; first < shared_.batch_pages; first += kPagesARead) {
-        uint32_t count = std::min<uint32_t>(kPagesARead, shared_.batch_pages - first);
-        if (!memory->Read(reinterpret_cast<Address>(staging_ + first * kPageBytes), bytes.data(),
-                          count * kPageBytes)) {
-          Fail("staged pages");
-        }
-        for (uint32_t at = 0; at < count; ++at) {
-          uint32_t page = shared_.batch[first + at];
-          int size = LZ4_compress_default(reinterpret_cast<char*>(&bytes[at * kPageBytes]), form,
-                                          kPageBytes, sizeof form);
-          memcpy(forms_[page].data(), form, static_cast<size_t>(size));
-          states_[page] = static_cast<uint16_t>(size);
-        }
+      auto staged = reinterpret_cast<Address>(staging_);
+      if (!memory->Read(staged, bytes.data(), shared_.batch_pages * kPageBytes)) {
+        Fail("staged pages");
+      }
+      for (uint32_t at = 0; at < shared_.batch_pages; ++at) {
+        uint32_t page = shared_.batch[at];
+        int size = LZ4_compress_default(reinterpret_cast<char*>(&bytes[at * kPageBytes]), form,
+                                        kPageBytes, sizeof form);
+        std::memcpy(forms_[page].data(), form, static_cast<size_t>(size));
+        states_[page] = static_cast<uint16_t>(size);
       }
       Signal(stored_.get());
     }

@@ -30,6 +30,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/bare_calls.h"
 #include "bench/machine.h"
 #include "bench/run.h"
 #include "bench/samples.h"
@@ -96,17 +97,6 @@ constexpr Way kWays[] = {
     {"two descriptors, a handler each", Wait::kPoll, Place::kFree, Class::kNormal, 2, true},
 };
 
-[[noreturn]] void Fail(const char* what) { throw HarnessError(absl::StrCat(what, ": ", errno)); }
-
-void Pin(std::optional<int> cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (int at = 0; at < sysconf(_SC_NPROCESSORS_ONLN); ++at) {
-    if (!cpu || *cpu == at) CPU_SET(at, &set);
-  }
-  sched_setaffinity(0, sizeof set, &set);
-}
-
 void SetClass(int policy) {
   sched_param none{};
   sched_setscheduler(0, policy, &none);
@@ -170,7 +160,7 @@ class Handler {
       for (size_t page = first; page < end; ++page) {
         Decode(page, bytes.data() + (page - first) * kPageBytes);
       }
-      Copy(fd, region_ + first * kPageBytes, bytes.data(), end - first);
+      CopyPages(fd, region_ + first * kPageBytes, bytes.data(), end - first);
     }
   }
 
@@ -207,16 +197,8 @@ class Handler {
     size_t page = (address - reinterpret_cast<Address>(region_)) >> kPageShift;
     Decode(page, buffer.bytes.data());
     if (way_.sched == Class::kIdleToFill) SetClass(SCHED_IDLE);
-    Copy(fd, region_ + page * kPageBytes, buffer.bytes.data(), 1);
+    CopyPages(fd, region_ + page * kPageBytes, buffer.bytes.data(), 1);
     if (way_.sched == Class::kIdleToFill) SetClass(SCHED_OTHER);
-  }
-
-  static void Copy(int fd, std::byte* target, const std::byte* source, size_t pages) {
-    uffdio_copy copy{};
-    copy.dst = reinterpret_cast<uint64_t>(target);
-    copy.src = reinterpret_cast<uint64_t>(source);
-    copy.len = pages * kPageBytes;
-    ioctl(fd, UFFDIO_COPY, &copy);  // a page that is there already is right
   }
 
   const Way& way_;
@@ -224,52 +206,6 @@ class Handler {
   const std::vector<Form>& forms_;
   const pid_t program_;
 };
-
-// A forked process that runs `body`, until the object's end.
-class Forked {
- public:
-  template <typename Body>
-  explicit Forked(const Body& body) : pid_(fork()) {
-    if (pid_ < 0) Fail("fork");
-    if (pid_ > 0) return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    body();
-    _exit(0);
-  }
-  ~Forked() {
-    if (pid_ == 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Forked(const Forked&) = delete;
-  Forked& operator=(const Forked&) = delete;
-
-  // Until `body` has returned.
-  void Wait() {
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
-
- private:
-  pid_t pid_;  // 0: it has ended
-};
-
-UniqueFd OpenUserfaultfd(bool blocking) {
-  UniqueFd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | (blocking ? 0 : O_NONBLOCK))));
-  if (!fd.valid()) Fail("userfaultfd");
-  uffdio_api api{};
-  api.api = UFFD_API;
-  api.features = UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MOVE;
-  if (ioctl(fd.get(), UFFDIO_API, &api) != 0) Fail("UFFDIO_API");
-  return fd;
-}
-
-void Register(int fd, std::byte* start, size_t bytes) {
-  uffdio_register request{};
-  request.range = {reinterpret_cast<uint64_t>(start), bytes};
-  request.mode = UFFDIO_REGISTER_MODE_MISSING;
-  if (ioctl(fd, UFFDIO_REGISTER, &request) != 0) Fail("UFFDIO_REGISTER");
-}
 
 double ThreadCpuSeconds() {
   timespec used{};

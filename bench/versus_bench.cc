@@ -113,13 +113,15 @@ void VersusBench::Repeat(const std::function<void()>& repeat) {
   }
 }
 
-void VersusBench::Add(const Figures& zmem, const std::optional<Figures>& peer) {
+void VersusBench::Add(const Figures& zmem, const std::optional<Figures>& peer,
+                      const Figures& bare) {
   for (const auto& [name, value] : zmem) {
     bool is_wanted = std::any_of(selected_.begin(), selected_.end(),
                                  [&name](const Row* row) { return row->name == name; });
     if (!is_wanted) continue;
     Pair pair{.zmem = value};
     if (peer && peer->contains(name)) pair.peer = peer->at(name);
+    if (bare.contains(name)) pair.bare = bare.at(name);
     results_.Add(name, pair);
     if (!pair.peer) results_.NotMeasured(name, "nothing beside zmem: " + WhyNoZram());
   }

@@ -83,8 +83,9 @@ class VersusBench {
   // Calls `repeat` for each repetition, once at least, as long as the time is not up.
   void Repeat(const std::function<void()>& repeat);
 
-  // Notes a pair of figures for each row wanted that both sides have, or zmem alone.
-  void Add(const Figures& zmem, const std::optional<Figures>& peer);
+  // Notes a pair of figures for each row wanted that both sides have, or zmem alone; with what bare
+  // system calls reach, where `bare` says.
+  void Add(const Figures& zmem, const std::optional<Figures>& peer, const Figures& bare = {});
 
  private:
   double ElapsedSeconds() const;

@@ -116,6 +116,22 @@ class ZramKeeper final : public MemoryKeeper {
   ZramSwap zram_;
 };
 
+class NoKeeper final : public MemoryKeeper {
+ public:
+  std::string name() const override { return "nobody"; }
+  ChildOptions Launch(std::vector<std::string> argv) const override {
+    return {.argv = std::move(argv)};
+  }
+  void Adopt(Child&) override {}
+  void TakeOut(KeptProgram&) override {}
+  void LimitTo(KeptProgram&, uint32_t) override {}
+  void LimitEmpty(KeptProgram&, uint32_t) override {}
+  double CpuSecondsFor(KeptProgram& program) const override {
+    return CpuSeconds(program.child().pid());
+  }
+  double StoredPageBytes() const override { return 0; }
+};
+
 }  // namespace
 
 std::vector<std::string> SubjectArguments(const VersusProgram::Options& options) {
@@ -159,6 +175,8 @@ std::unique_ptr<MemoryKeeper> KeepByZram(uint64_t bytes) {
   if (std::string why = WhyNoZram(); !why.empty()) throw HarnessError(why);
   return std::make_unique<ZramKeeper>(bytes);
 }
+
+std::unique_ptr<MemoryKeeper> KeepByNobody() { return std::make_unique<NoKeeper>(); }
 
 std::string WhyNoZram() {
   std::string why = ZramSwap::WhyUnavailable();

@@ -51,7 +51,7 @@ class MemoryKeeper {
  public:
   virtual ~MemoryKeeper() = default;
 
-  // For messages: "zmem" or "zram".
+  // For messages: "zmem", "zram", "nobody".
   virtual std::string name() const = 0;
   // How a program of this keeper is started.
   virtual ChildOptions Launch(std::vector<std::string> argv) const = 0;
@@ -75,6 +75,9 @@ class MemoryKeeper {
 std::unique_ptr<MemoryKeeper> KeepByZmem(const std::string& config);
 // zram as swap with room for `bytes`. Throws HarnessError; see WhyNoZram.
 std::unique_ptr<MemoryKeeper> KeepByZram(uint64_t bytes);
+
+// Nobody: what a program does to itself alone counts. Nothing is limited or taken out.
+std::unique_ptr<MemoryKeeper> KeepByNobody();
 
 // Why there can be no zram here, or empty.
 std::string WhyNoZram();

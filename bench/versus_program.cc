@@ -79,6 +79,7 @@ int VersusProgram::Serve() {
       {"paced", [this] { return TouchPaced(); }},
       {"scan", [this] { return Scan(); }},
       {"random", [this] { return Random(); }},
+      {"random bare", [this] { return RandomBare(); }},
       {"resident", [this] { return CountResident(); }},
       {"verify",
        [this] {
@@ -215,6 +216,11 @@ std::string VersusProgram::Random() {
   go_on_for(options_.settle_s);
   auto [operations, elapsed_ns] = go_on_for(options_.seconds);
   return Result(operations, elapsed_ns);
+}
+
+std::string VersusProgram::RandomBare() {
+  if (!bare_squeeze_) bare_squeeze_.emplace(pages_.data(), options_.pages, options_.pages / 2);
+  return Random();
 }
 
 std::string VersusProgram::CountResident() {

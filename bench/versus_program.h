@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "bench/bare_squeeze.h"
 #include "bench/stamped_pages.h"
 
 namespace zmem {
@@ -34,6 +36,7 @@ class VersusProgram {
   //   paced       touches pages that are out at random times, `faults_per_s` in all; samples
   //   scan        reads everything in order again and again; whole rounds, but for the slowest
   //   random      reads pages in random order and writes to every second
+  //   random bare the same squeezed to half by bare system calls, from then on
   //   resident    answers with the number of pages that are in memory
   //   verify      checks every word of every page
   //   verify some checks a word and a stamp of every eighth page
@@ -50,6 +53,7 @@ class VersusProgram {
   std::string TouchPaced();
   std::string Scan();
   std::string Random();
+  std::string RandomBare();
   std::string CountResident();
   std::string VerifySome() const;
 
@@ -69,6 +73,7 @@ class VersusProgram {
   uint32_t* const taken_ns_;
   unsigned char* const resident_;
   uint64_t random_;
+  std::optional<BareSqueeze> bare_squeeze_;
   // 0: none; else its number + 1. Of several threads any may win.
   uint32_t wrong_ = 0;
 };

@@ -10,8 +10,8 @@
 namespace zmem {
 namespace {
 
-const std::vector<std::string> kHeads = {"#",     "",         "unit",  "zmem",   "peer", "",
-                                         "ratio", "min..max", "pairs", "target", ""};
+const std::vector<std::string> kHeads = {"#",     "",         "unit",  "zmem", "peer",   "",
+                                         "ratio", "min..max", "pairs", "bare", "target", ""};
 
 double MedianOf(const std::vector<Pair>& pairs, bool peers) {
   std::vector<double> values;
@@ -33,16 +33,32 @@ std::string Target(const Row& row) {
   return absl::StrFormat("%s %gx", row.relation == Relation::kAtMost ? "<=" : ">=", row.target);
 }
 
-}  // namespace
-
-std::optional<Spread> RatioSpread(const std::vector<Pair>& pairs) {
+// Of what `figure` makes of a pair, over the peer's.
+template <typename Figure>
+std::optional<Spread> SpreadOver(const std::vector<Pair>& pairs, Figure figure) {
   std::vector<double> ratios;
   for (const Pair& pair : pairs) {
-    if (pair.peer && *pair.peer > 0) ratios.push_back(pair.zmem / *pair.peer);
+    std::optional<double> own = figure(pair);
+    if (own && pair.peer && *pair.peer > 0) ratios.push_back(*own / *pair.peer);
   }
   if (ratios.empty()) return std::nullopt;
   auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
   return Spread{.median = Median(ratios), .least = *least, .most = *most};
+}
+
+nlohmann::json AsJson(const std::optional<Spread>& spread) {
+  if (!spread) return nullptr;
+  return {{"median", spread->median}, {"min", spread->least}, {"max", spread->most}};
+}
+
+}  // namespace
+
+std::optional<Spread> RatioSpread(const std::vector<Pair>& pairs) {
+  return SpreadOver(pairs, [](const Pair& pair) { return std::optional(pair.zmem); });
+}
+
+std::optional<Spread> BareRatioSpread(const std::vector<Pair>& pairs) {
+  return SpreadOver(pairs, [](const Pair& pair) { return pair.bare; });
 }
 
 std::string FormatFigure(double value) {
@@ -80,6 +96,7 @@ std::string VersusResults::WhyNot(const Row& row) const {
 std::vector<std::string> VersusResults::Cells(const Row& row) const {
   const std::vector<Pair>& pairs = PairsOf(row.name);
   std::optional<Spread> spread = RatioSpread(pairs);
+  std::optional<Spread> bare = BareRatioSpread(pairs);
   std::string verdict = !spread ? "not measured" : row.Met(spread->median) ? "met" : "missed";
   return {absl::StrCat(row.number),
           std::string(row.what),
@@ -90,6 +107,7 @@ std::vector<std::string> VersusResults::Cells(const Row& row) const {
           spread ? absl::StrFormat("%.2f", spread->median) : "-",
           spread ? absl::StrFormat("%.2f..%.2f", spread->least, spread->most) : "-",
           absl::StrCat(pairs.size()),
+          bare ? absl::StrFormat("%.2f", bare->median) : "",
           Target(row),
           verdict};
 }
@@ -108,7 +126,7 @@ std::string VersusResults::Table(const std::vector<const Row*>& selected) const 
     for (size_t at = 0; at < line.size(); ++at) {
       std::string padding(widths[at] - Columns(line[at]), ' ');
       // Words to the left, figures to the right.
-      bool is_figure = (at >= 3 && at <= 4) || (at >= 6 && at <= 8);
+      bool is_figure = (at >= 3 && at <= 4) || (at >= 6 && at <= 9);
       absl::StrAppend(&table, at == 0 ? "" : "  ", is_figure ? padding : "", line[at],
                       is_figure || at + 1 == line.size() ? "" : padding);
     }
@@ -157,10 +175,11 @@ nlohmann::json VersusResults::Json(const std::vector<const Row*>& selected) cons
                             {"zmem", zmem},
                             {"peers", peers},
                             {"ratio", nullptr},
+                            {"bare_ratio", AsJson(BareRatioSpread(PairsOf(row->name)))},
                             {"met", nullptr},
                             {"not_measured", nullptr}};
     if (std::optional<Spread> spread = RatioSpread(PairsOf(row->name))) {
-      entry["ratio"] = {{"median", spread->median}, {"min", spread->least}, {"max", spread->most}};
+      entry["ratio"] = AsJson(spread);
       entry["met"] = row->Met(spread->median);
     }
     if (std::string why = WhyNot(*row); !why.empty()) entry["not_measured"] = why;

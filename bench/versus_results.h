@@ -17,9 +17,10 @@ namespace zmem {
 struct Pair {
   double zmem = 0;
   std::optional<double> peer;  // none where there is no peer
+  std::optional<double> bare;  // of the bare system calls that zmem rests on, where measured
 };
 
-// Of the pairs' ratios zmem / peer.
+// Of the pairs' ratios zmem / peer, or bare / peer.
 struct Spread {
   double median = 0;
   double least = 0;
@@ -28,6 +29,7 @@ struct Spread {
 
 // Over the pairs that have both figures, the peer's above 0; none if there is no such pair.
 std::optional<Spread> RatioSpread(const std::vector<Pair>& pairs);
+std::optional<Spread> BareRatioSpread(const std::vector<Pair>& pairs);
 
 // Three digits, or all before the point, for 0 and more: "312,345", "12.3", "0.457".
 std::string FormatFigure(double value);
@@ -49,8 +51,8 @@ class VersusResults {
   std::string Table(const std::vector<const Row*>& selected) const;
   std::string Markdown(const std::vector<const Row*>& selected) const;
   // {"rows": [{"case", "name", "what", "unit", "peer", "relation", "target", "zmem": [..],
-  //   "peers": [..], "ratio": {"median", "min", "max"} or null, "met": true, false or null,
-  //   "not_measured": text or null}], "notes": [..], "details": {..}}
+  //   "peers": [..], "ratio": {"median", "min", "max"} or null, the same as "bare_ratio",
+  //   "met": true, false or null, "not_measured": text or null}], "notes": [..], "details": {..}}
   nlohmann::json Json(const std::vector<const Row*>& selected) const;
 
  private:

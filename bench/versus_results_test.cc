@@ -43,9 +43,9 @@ TEST(FormatFigure, KeepsThreeDigitsAndGroupsThousands) {
 class VersusResultsTest : public ::testing::Test {
  protected:
   VersusResultsTest() {
-    results_.Add("scan.rate", {800, 100});
-    results_.Add("scan.rate", {300, 100});
-    results_.Add("scan.rate", {500, 100});
+    results_.Add("scan.rate", {800, 100, 700});
+    results_.Add("scan.rate", {300, 100, 900});
+    results_.Add("scan.rate", {500, 100, std::nullopt});
     results_.Add("refault.p50", {10, 5});
     results_.NotMeasured("growth.rate", "there is no zram");
   }
@@ -56,9 +56,10 @@ class VersusResultsTest : public ::testing::Test {
 
 TEST_F(VersusResultsTest, AMarkdownLineHasRatioSpreadTargetAndVerdict) {
   std::string text = results_.Markdown(selected_);
-  EXPECT_THAT(text, HasSubstr("| 500 | 100 | zram | 5.00 | 3.00..8.00 | 3 | >= 4x | met |\n"));
-  EXPECT_THAT(text, HasSubstr("| 10 | 5 | zram | 2.00 | 2.00..2.00 | 1 | <= 1x | missed |\n"));
-  EXPECT_THAT(text, HasSubstr("| - | - | zram | - | - | 0 | >= 1.5x | not measured |\n"));
+  EXPECT_THAT(text,
+              HasSubstr("| 500 | 100 | zram | 5.00 | 3.00..8.00 | 3 | 8.00 | >= 4x | met |\n"));
+  EXPECT_THAT(text, HasSubstr("| 10 | 5 | zram | 2.00 | 2.00..2.00 | 1 |  | <= 1x | missed |\n"));
+  EXPECT_THAT(text, HasSubstr("| - | - | zram | - | - | 0 |  | >= 1.5x | not measured |\n"));
   EXPECT_THAT(text, HasSubstr("* 7 filling twice what may be resident: there is no zram\n"));
 }
 
@@ -78,8 +79,10 @@ TEST_F(VersusResultsTest, TheJsonHasEveryPairAndNullForWhatIsMissing) {
   EXPECT_EQ(scan.at("zmem"), nlohmann::json({800.0, 300.0, 500.0}));
   EXPECT_EQ(scan.at("peers"), nlohmann::json({100.0, 100.0, 100.0}));
   EXPECT_EQ(scan.at("ratio").at("median"), 5);
+  EXPECT_EQ(scan.at("bare_ratio").at("median"), 8);
   EXPECT_EQ(scan.at("met"), true);
   EXPECT_EQ(json.at("rows").at(1).at("met"), false);
+  EXPECT_TRUE(json.at("rows").at(1).at("bare_ratio").is_null());
   nlohmann::json growth = json.at("rows").at(2);
   EXPECT_TRUE(growth.at("ratio").is_null());
   EXPECT_TRUE(growth.at("met").is_null());

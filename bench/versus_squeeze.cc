@@ -72,15 +72,41 @@ class Squeeze {
   int kills_ = 0;
 };
 
-// Pairs of what `command` reaches, for the row `name`. One run before the first is not counted.
+// A program of its own that is squeezed by bare system calls.
+class BareProgram {
+ public:
+  explicit BareProgram(const VersusBench& bench)
+      : program_(*nobody_, {.pages = bench.options().pages(),
+                            .seconds = bench.options().seconds,
+                            .settle_s = bench.options().settle_s}) {
+    program_.Measure("fill");
+  }
+
+  double Measure(const std::string& command) {
+    double per_s = program_.Measure(command).per_s();
+    program_.Do("verify some");
+    return per_s;
+  }
+
+ private:
+  const std::unique_ptr<MemoryKeeper> nobody_ = KeepByNobody();
+  KeptProgram program_;
+};
+
+// Pairs of what `command` reaches, for the row `name`; with what bare calls reach for
+// `bare_command`, if there is one. One run before the first is not counted.
 void MeasureAtHalf(VersusBench& bench, Squeeze& squeeze, const std::string& command,
-                   const std::string& name) {
+                   const std::string& name, const std::string& bare_command) {
   auto measure = [&command](KeptProgram& program) { return program.Measure(command).per_s(); };
   bench.Tell(absl::StrCat(command, ", settling"));
+  std::optional<BareProgram> bare_program;
+  if (!bare_command.empty()) bare_program.emplace(bench).Measure(bare_command);
   squeeze.Both(measure);
   bench.Repeat([&] {
     auto [zmem, zram] = squeeze.Both(measure);
-    bench.Add({{name, zmem}}, zram ? std::optional(Figures{{name, *zram}}) : std::nullopt);
+    Figures bare;
+    if (bare_program) bare[name] = bare_program->Measure(bare_command);
+    bench.Add({{name, zmem}}, zram ? std::optional(Figures{{name, *zram}}) : std::nullopt, bare);
   });
 }
 
@@ -113,8 +139,10 @@ void RunSqueeze(VersusBench& bench) {
     bench.Tell(absl::StrCat(share, " % resident"));
     squeeze.LimitTo(share);
     if (share == kMeasuredShare) {
-      if (bench.Wants("scan")) MeasureAtHalf(bench, squeeze, "scan", "scan.rate");
-      if (bench.Wants("random")) MeasureAtHalf(bench, squeeze, "random", "random.rate");
+      if (bench.Wants("scan")) MeasureAtHalf(bench, squeeze, "scan", "scan.rate", "");
+      if (bench.Wants("random")) {
+        MeasureAtHalf(bench, squeeze, "random", "random.rate", "random bare");
+      }
     }
     if (!bench.Wants("random")) continue;
     nlohmann::json point = MeasureShare(squeeze, share);
