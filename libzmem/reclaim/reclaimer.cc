@@ -101,7 +101,7 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
   pool_full_ = false;
   cold_chunks_.clear();
   if (policy.mode == ReclaimMode::kLimitOnly && policy.limit_bytes == 0) return absl::OkStatus();
-  absl::StatusOr<Survey> survey = surveyor_.Look();
+  absl::StatusOr<Survey> survey = surveyor_.LookByLayout();
   if (!survey.ok()) return survey.status();
   BeginEpoch(now_ns);
   is_idle_ = IsIdle(now_ns);
@@ -113,33 +113,45 @@ absl::Status Reclaimer::Scan(int64_t now_ns) {
         static_cast<unsigned>(std::clamp<int64_t>(epochs, 1, EpochClock::kExpiryEpochs)),
         std::memory_order_relaxed);
   }
-  size_t cold_pages = 0;
-  std::vector<uint64_t> to_register;
-  std::vector<TouchedPages::Touched> touched = touched_.Look(survey->chunks);
+  std::vector<TouchedPages::Touched> touched = touched_.Look(
+      survey->chunks, is_idle_ ? TouchedPages::Effort::kFull : TouchedPages::Effort::kSparing);
   victims_.chunks.clear();  // what of them is touched was to be seen against the look before
+  std::vector<Candidate> cold;
+  std::vector<size_t> present_pages;  // of their chunks
   for (size_t i = 0; i < survey->chunks.size(); ++i) {
     const Candidate& candidate = survey->chunks[i];
     std::shared_ptr<Chunk> chunk = process_.table.Find(candidate.chunk_number);
     ColdScanner::Look look{candidate.chunk_number, candidate.pages, touched[i], chunk.get()};
-    Candidate cold{candidate.chunk_number, scanner_.Observe(look, policy.cold_age_ns, now_ns)};
-    size_t pages = cold.pages.count();
-    cold_pages += pages;
+    wire::PageSet pages = scanner_.Observe(look, policy.cold_age_ns, now_ns);
+    if (pages.empty()) continue;
+    cold.push_back({candidate.chunk_number, pages});
+    present_pages.push_back(candidate.pages.count());
+  }
+  AddressMap map = std::move(survey->map);
+  if (!cold.empty()) {
+    absl::StatusOr<AddressMap> judged = surveyor_.Judge(cold);
+    if (!judged.ok()) return judged.status();
+    map = *std::move(judged);
+  }
+  std::vector<uint64_t> to_register;
+  for (size_t i = 0; i < cold.size(); ++i) {
+    size_t pages = cold[i].pages.count();
     if (!is_proactive || pages == 0) continue;
-    if (pages < kWorthTaking && pages < candidate.pages.count()) continue;
-    if (surveyor_.IsRegistered(candidate)) {
-      cold_chunks_.push_back(cold);
+    if (pages < kWorthTaking && pages < present_pages[i]) continue;
+    if (surveyor_.IsRegistered(cold[i])) {
+      cold_chunks_.push_back(cold[i]);
     } else {
-      to_register.push_back(candidate.chunk_number);
+      to_register.push_back(cold[i].chunk_number);
     }
   }
-  process_.counters.cold_pages.store(cold_pages, std::memory_order_relaxed);
+  process_.counters.cold_pages.store(CountPages(cold), std::memory_order_relaxed);
   // A program at its limit needs its mappings registered, so that it can be slowed down there.
   bool is_near_limit =
       policy.limit_bytes != 0 &&
       process_.RefreshRoom() < static_cast<int64_t>(policy.limit_bytes / kPageBytes / 4);
-  if (!is_near_limit) surveyor_.UnregisterHot(survey->map, cold_chunks_);
+  if (!is_near_limit) surveyor_.UnregisterHot(map, cold_chunks_);
   // Their pages are for the next scan.
-  for (uint64_t chunk_number : to_register) surveyor_.Register(chunk_number, survey->map);
+  for (uint64_t chunk_number : to_register) surveyor_.Register(chunk_number, map);
   scanner_.ForgetUnseen();
   return absl::OkStatus();
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "libzmem/store/chunk_pages.h"
+
 namespace zmem {
 namespace {
 
@@ -44,11 +46,37 @@ std::vector<AddressRange> Surveyor::OwnRanges() const {
       process_.agent, process_.staging, {process_.token_page, process_.token_page + kPageBytes}};
 }
 
-absl::StatusOr<Survey> Surveyor::Look() {
+std::vector<AddressRange> Surveyor::Excluded() const {
   std::vector<AddressRange> excluded = OwnRanges();
   std::vector<AddressRange> kept = process_.advice.kept();
   excluded.insert(excluded.end(), kept.begin(), kept.end());
-  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, excluded);
+  return excluded;
+}
+
+absl::StatusOr<Survey> Surveyor::Look() {
+  return LookAt(AddressMap::Read(process_.pid, Excluded()));
+}
+
+absl::StatusOr<Survey> Surveyor::LookByLayout() {
+  return LookAt(AddressMap::ReadLayout(process_.pid, Excluded()));
+}
+
+absl::StatusOr<AddressMap> Surveyor::Judge(std::span<Candidate> candidates) {
+  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, Excluded());
+  if (!map.ok()) return absl::UnavailableError("the program is gone");
+  for (Candidate& candidate : candidates) {
+    Address start = candidate.chunk_number << kChunkShift;
+    wire::PageSet eligible;
+    for (auto at = FirstEndingAfter(map->eligible(), start);
+         at != map->eligible().end() && at->start < start + kChunkBytes; ++at) {
+      eligible = eligible.Or(PagesIn(candidate.chunk_number, *at));
+    }
+    candidate.pages = candidate.pages.And(eligible);
+  }
+  return map;
+}
+
+absl::StatusOr<Survey> Surveyor::LookAt(absl::StatusOr<AddressMap> map) {
   if (!map.ok()) return absl::UnavailableError("the program is gone");
 
   Survey survey;

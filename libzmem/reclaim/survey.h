@@ -33,8 +33,13 @@ class Surveyor {
  public:
   Surveyor(Process& process, Isolator& isolator) : process_(process), isolator_(isolator) {}
 
-  // Errors, of both: Unavailable when the program is gone.
+  // Errors, of all: Unavailable when the program is gone.
   absl::StatusOr<Survey> Look();
+  // The same by the layout alone, which costs half: what is locked, or not copied by a fork as it
+  // is, is found too. To see what a program uses; nothing is taken that Judge has not left.
+  absl::StatusOr<Survey> LookByLayout();
+  // Leaves in `candidates` the pages that may be taken. Returns the map by which it was judged.
+  absl::StatusOr<AddressMap> Judge(std::span<Candidate> candidates);
   // The same, of a process of which everything eligible is registered as far as it can be. Only
   // what was registered before a map was read is known to be the mapping that was judged, so that
   // kAll looks again if something was not. kMost has only what was, if that is half of the pages.
@@ -62,10 +67,13 @@ class Surveyor {
   // neighbours, and vm.max_map_count is 65,530 as a rule.
   static constexpr size_t kMaxRegisteredMappings = 16'384;
 
+  absl::StatusOr<Survey> LookAt(absl::StatusOr<AddressMap> map);
   // The chunks of those that are not registered with all their pages.
   std::vector<uint64_t> Unregistered(std::span<const Candidate> candidates);
   // What we have put into the program.
   std::vector<AddressRange> OwnRanges() const;
+  // That, and what the program keeps.
+  std::vector<AddressRange> Excluded() const;
 
   // By start, then by end.
   static bool IsBelow(AddressRange a, AddressRange b);

@@ -67,5 +67,26 @@ TEST_F(SurveyTest, ASurveyHasWhatIsPresentAndMayBeTaken) {
   EXPECT_FALSE(surveyor_.IsRegistered(survey->chunks[0]));
 }
 
+TEST_F(SurveyTest, WhatIsLockedIsSeenByTheLayoutAndNotLeftByTheJudgement) {
+  Touch(5);
+  Touch(6);
+  Touch(2 * kPagesPerChunk + 7);
+  ASSERT_EQ(mlock(memory_->data(6), kPageBytes), 0);
+  absl::StatusOr<Survey> survey = surveyor_.LookByLayout();
+  ASSERT_TRUE(survey.ok());
+  EXPECT_EQ(CountPages(survey->chunks), 3u);
+  ASSERT_EQ(survey->chunks.size(), 2u);
+  absl::StatusOr<AddressMap> map = surveyor_.Judge(survey->chunks);
+  ASSERT_TRUE(map.ok());
+  EXPECT_TRUE(survey->chunks[0].pages.Has(5));
+  EXPECT_FALSE(survey->chunks[0].pages.Has(6));
+  EXPECT_TRUE(survey->chunks[1].pages.Has(7));
+  EXPECT_EQ(CountPages(survey->chunks), 2u);
+  // The same by one look.
+  absl::StatusOr<Survey> judged = surveyor_.Look();
+  ASSERT_TRUE(judged.ok());
+  EXPECT_EQ(CountPages(judged->chunks), 2u);
+}
+
 }  // namespace
 }  // namespace zmem

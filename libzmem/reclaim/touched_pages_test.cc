@@ -77,6 +77,45 @@ TEST_F(TouchedPagesTest, NeighboursAreClearedTogetherAndOthersNot) {
   EXPECT_EQ(bits_.cleared[1].pages(), 2u);
 }
 
+TEST_F(TouchedPagesTest, ChunksThatAreTouchedAllOverAgainAndAgainAreClearedNowAndThen) {
+  candidates_.erase(candidates_.begin());  // leaves one chunk
+  auto look_after_touching = [&](size_t pages, TouchedPages::Effort effort) {
+    bits_.bits[kChunk + 1] = bits_.bits[kChunk + 1].Or(Pages(0, pages));
+    bits_.cleared.clear();
+    return touched_.Look(candidates_, effort)[0];
+  };
+  auto cleared_in = [&](int looks, TouchedPages::Effort effort) {
+    int cleared = 0;
+    for (int i = 0; i < looks; ++i) {
+      EXPECT_TRUE(Same(look_after_touching(512, effort), Pages(0, 512)));
+      cleared += static_cast<int>(bits_.cleared.size());
+    }
+    return cleared;
+  };
+  constexpr int kHot = TouchedPages::kHotLooks;
+  constexpr int kSparing = TouchedPages::kSparingLooks;
+  EXPECT_EQ(cleared_in(kHot, TouchedPages::Effort::kSparing), kHot);
+  EXPECT_EQ(cleared_in(2 * kSparing, TouchedPages::Effort::kSparing), 2);
+  EXPECT_EQ(cleared_in(3, TouchedPages::Effort::kFull), 3);
+  // Once a part of it is seen to be left alone, it is looked at as closely as any other.
+  EXPECT_TRUE(Same(look_after_touching(200, TouchedPages::Effort::kFull), Pages(0, 200)));
+  EXPECT_EQ(cleared_in(kHot, TouchedPages::Effort::kSparing), kHot);
+}
+
+TEST_F(TouchedPagesTest, OfASparedChunkNothingIsKnownBetweenLooks) {
+  bits_.bits[kChunk] = Pages(0, 50);
+  int spared = 0;
+  for (uint64_t i = 0; i < TouchedPages::kHotLooks + TouchedPages::kSparingLooks; ++i) {
+    bits_.cleared.clear();
+    touched_.Look(candidates_, TouchedPages::Effort::kSparing);
+    bool was_spared = bits_.cleared.empty();
+    spared += was_spared;
+    bits_.bits[kChunk] = Pages(0, 50);
+    EXPECT_TRUE(Same(touched_.SinceLook(candidates_)[0], was_spared ? Pages(0, 0) : Pages(0, 50)));
+  }
+  EXPECT_GT(spared, 0);
+}
+
 TEST_F(TouchedPagesTest, WhatCannotBeSeenIsNotTakenForUntouched) {
   bits_.is_gone = true;
   TouchedPages blind(*process_, nullptr);
