@@ -5,10 +5,8 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -17,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "bench/bare_calls.h"
 #include "bench/shared_array.h"
 #include "libzmem/base/kernel_abi.h"
@@ -176,6 +175,7 @@ class BareSqueeze::Impl {
         uint32_t page = shared_.batch[at];
         int size = LZ4_compress_default(reinterpret_cast<char*>(&bytes[at * kPageBytes]), form,
                                         kPageBytes, sizeof form);
+        if (size <= 0 || size > static_cast<int>(kPageBytes)) Fail("LZ4");
         std::memcpy(forms_[page].data(), form, static_cast<size_t>(size));
         states_[page] = static_cast<uint16_t>(size);
       }

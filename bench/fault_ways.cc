@@ -2,7 +2,6 @@
 // nothing around them but LZ4, on the pages of bench/versus_kernel, beside the kernel's zram in the
 // same run. No program's refault over userfaultfd can be faster than the best of these.
 //   fault_ways [--mib N] [--repetitions N] [--idle-polling] [--json FILE]
-#include <fcntl.h>
 #include <liburing.h>
 #include <lz4.h>
 #include <poll.h>
@@ -10,15 +9,11 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <numeric>
@@ -28,7 +23,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/bare_calls.h"
 #include "bench/machine.h"

@@ -161,9 +161,11 @@ nlohmann::json VersusResults::Json(const std::vector<const Row*>& selected) cons
   for (const Row* row : selected) {
     nlohmann::json zmem = nlohmann::json::array();
     nlohmann::json peers = nlohmann::json::array();
+    nlohmann::json bare = nlohmann::json::array();
     for (const Pair& pair : PairsOf(row->name)) {
       zmem.push_back(pair.zmem);
       if (pair.peer) peers.push_back(*pair.peer);
+      if (pair.bare) bare.push_back(*pair.bare);
     }
     nlohmann::json entry = {{"case", row->number},
                             {"name", std::string(row->name)},
@@ -174,6 +176,7 @@ nlohmann::json VersusResults::Json(const std::vector<const Row*>& selected) cons
                             {"target", row->target},
                             {"zmem", zmem},
                             {"peers", peers},
+                            {"bare", bare},
                             {"ratio", nullptr},
                             {"bare_ratio", AsJson(BareRatioSpread(PairsOf(row->name)))},
                             {"met", nullptr},

@@ -51,8 +51,9 @@ class VersusResults {
   std::string Table(const std::vector<const Row*>& selected) const;
   std::string Markdown(const std::vector<const Row*>& selected) const;
   // {"rows": [{"case", "name", "what", "unit", "peer", "relation", "target", "zmem": [..],
-  //   "peers": [..], "ratio": {"median", "min", "max"} or null, the same as "bare_ratio",
-  //   "met": true, false or null, "not_measured": text or null}], "notes": [..], "details": {..}}
+  //   "peers": [..], "bare": [..], "ratio": {"median", "min", "max"} or null, the same as
+  //   "bare_ratio", "met": true, false or null, "not_measured": text or null}], "notes": [..],
+  //   "details": {..}}
   nlohmann::json Json(const std::vector<const Row*>& selected) const;
 
  private:

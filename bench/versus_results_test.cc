@@ -79,6 +79,7 @@ TEST_F(VersusResultsTest, TheJsonHasEveryPairAndNullForWhatIsMissing) {
   EXPECT_EQ(scan.at("zmem"), nlohmann::json({800.0, 300.0, 500.0}));
   EXPECT_EQ(scan.at("peers"), nlohmann::json({100.0, 100.0, 100.0}));
   EXPECT_EQ(scan.at("ratio").at("median"), 5);
+  EXPECT_EQ(scan.at("bare"), nlohmann::json({700.0, 900.0}));
   EXPECT_EQ(scan.at("bare_ratio").at("median"), 8);
   EXPECT_EQ(scan.at("met"), true);
   EXPECT_EQ(json.at("rows").at(1).at("met"), false);

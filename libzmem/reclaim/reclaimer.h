@@ -207,7 +207,7 @@ class Reclaimer {
 
     std::byte* BytesOf(size_t i) { return bytes.data() + i * kPageBytes; }
   };
-  // These and SettleEmptySlot may run in several threads, for different runs.
+  // These and SettleEmptySlot may run in several threads, for different batches.
   void StoreBatch(const StagedBatch& batch, Patience patience);
   void ReadRun(const StagedRun& run, Tools& own);
   // All are compressed before the first is stored: with locks between two of them there would be

@@ -53,16 +53,26 @@ std::vector<AddressRange> Surveyor::Excluded() const {
   return excluded;
 }
 
-absl::StatusOr<Survey> Surveyor::Look() {
-  return LookAt(AddressMap::Read(process_.pid, Excluded()));
+absl::StatusOr<AddressMap> Surveyor::ReadMap() {
+  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, Excluded());
+  if (!map.ok()) return map;
+  forbidden_ = map->forbidden();
+  layout_looks_left_ = kLayoutLooks;
+  return map;
 }
 
+absl::StatusOr<Survey> Surveyor::Look() { return LookAt(ReadMap()); }
+
 absl::StatusOr<Survey> Surveyor::LookByLayout() {
-  return LookAt(AddressMap::ReadLayout(process_.pid, Excluded()));
+  if (layout_looks_left_ == 0) return Look();
+  --layout_looks_left_;
+  std::vector<AddressRange> excluded = Excluded();
+  excluded.insert(excluded.end(), forbidden_.begin(), forbidden_.end());
+  return LookAt(AddressMap::ReadLayout(process_.pid, excluded));
 }
 
 absl::StatusOr<AddressMap> Surveyor::Judge(std::span<Candidate> candidates) {
-  absl::StatusOr<AddressMap> map = AddressMap::Read(process_.pid, Excluded());
+  absl::StatusOr<AddressMap> map = ReadMap();
   if (!map.ok()) return absl::UnavailableError("the program is gone");
   for (Candidate& candidate : candidates) {
     Address start = candidate.chunk_number << kChunkShift;

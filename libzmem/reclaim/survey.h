@@ -35,12 +35,13 @@ class Surveyor {
 
   // Errors, of all: Unavailable when the program is gone.
   absl::StatusOr<Survey> Look();
-  // The same by the layout alone, which costs half: what is locked, or not copied by a fork as it
-  // is, is found too. To see what a program uses; nothing is taken that Judge has not left.
+  // The same, as a rule by the layout alone, which costs half: what has been locked, or is not
+  // copied by a fork as it is, since the last look that could tell is found too. To see what a
+  // program uses; nothing is taken that Judge has not left.
   absl::StatusOr<Survey> LookByLayout();
   // Leaves in `candidates` the pages that may be taken. Returns the map by which it was judged.
   absl::StatusOr<AddressMap> Judge(std::span<Candidate> candidates);
-  // The same, of a process of which everything eligible is registered as far as it can be. Only
+  // As Look, of a process of which everything eligible is registered as far as it can be. Only
   // what was registered before a map was read is known to be the mapping that was judged, so that
   // kAll looks again if something was not. kMost has only what was, if that is half of the pages.
   enum class Reach { kAll, kMost };
@@ -67,6 +68,11 @@ class Surveyor {
   // neighbours, and vm.max_map_count is 65,530 as a rule.
   static constexpr size_t kMaxRegisteredMappings = 16'384;
 
+  // So many looks by the layout follow each other, that what is eligible again is found.
+  static constexpr int kLayoutLooks = 8;
+
+  // By smaps.
+  absl::StatusOr<AddressMap> ReadMap();
   absl::StatusOr<Survey> LookAt(absl::StatusOr<AddressMap> map);
   // The chunks of those that are not registered with all their pages.
   std::vector<uint64_t> Unregistered(std::span<const Candidate> candidates);
@@ -80,7 +86,9 @@ class Surveyor {
 
   Process& process_;
   Isolator& isolator_;
-  std::vector<AddressRange> unjudged_;  // registered by RegisterNew, ascending
+  std::vector<AddressRange> unjudged_;   // registered by RegisterNew, ascending
+  std::vector<AddressRange> forbidden_;  // by the last map that could tell
+  int layout_looks_left_ = 0;            // until such a map is to be read
 };
 
 }  // namespace zmem

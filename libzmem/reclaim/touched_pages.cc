@@ -67,14 +67,15 @@ std::vector<TouchedPages::Touched> TouchedPages::Look(std::span<const Candidate>
     const Candidate& candidate = candidates[i];
     uint64_t number = candidate.chunk_number;
     touched[i] = accessed[i].And(candidate.pages);
-    if (candidate.pages.Without(*touched[i]).empty()) {
+    bool is_hot = candidate.pages.Without(*touched[i]).empty();
+    if (is_hot) {
       auto before = hot_looks_.find(number);
       hot_looks[number] =
           before == hot_looks_.end() ? 1 : std::min<uint8_t>(before->second + 1, kHotLooks);
     }
     if (touched[i]->empty()) {
       cleared_[number] = candidate.pages;
-    } else if (!IsSpared(number, effort)) {
+    } else if (!is_hot || !IsSpared(number, effort)) {
       AddRange(RangeAround(number, accessed[i]), ranges);
       clearing.push_back(candidate);
     }

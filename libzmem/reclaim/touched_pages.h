@@ -43,7 +43,7 @@ class TouchedPages {
  private:
   // The pages of each chunk whose accessed bits are set; empty if they cannot be read.
   std::vector<wire::PageSet> Accessed(const std::vector<uint64_t>& chunk_numbers);
-  // Whether the bits of a chunk that is touched are left as they are in this look.
+  // Whether the bits of a chunk that is touched all over are left as they are in this look.
   bool IsSpared(uint64_t chunk_number, Effort effort) const;
 
   const Process& process_;

@@ -60,25 +60,38 @@ bool ForbiddenFlags(absl::string_view flags) {
   return false;
 }
 
-// Appends what is left of `range` without `excluded`, which is sorted.
-void AppendWithout(AddressRange range, const std::vector<AddressRange>& excluded,
-                   std::vector<AddressRange>* out) {
-  for (AddressRange hole : excluded) {
-    AddressRange common = range.Intersect(hole);
-    if (common.empty()) continue;
-    if (common.start > range.start) out->push_back({range.start, common.start});
-    range.start = common.end;
-    if (range.empty()) return;
+// The same addresses, ascending and disjoint.
+std::vector<AddressRange> Disjoint(std::vector<AddressRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](AddressRange a, AddressRange b) { return a.start < b.start; });
+  std::vector<AddressRange> disjoint;
+  for (AddressRange range : ranges) {
+    if (range.empty()) continue;
+    if (!disjoint.empty() && range.start <= disjoint.back().end) {
+      disjoint.back().end = std::max(disjoint.back().end, range.end);
+    } else {
+      disjoint.push_back(range);
+    }
   }
-  out->push_back(range);
+  return disjoint;
+}
+
+// Appends what is left of `range` without `holes`, which are ascending and disjoint.
+void AppendWithout(AddressRange range, const std::vector<AddressRange>& holes,
+                   std::vector<AddressRange>* out) {
+  auto hole = std::partition_point(holes.begin(), holes.end(),
+                                   [range](AddressRange each) { return each.end <= range.start; });
+  for (; hole != holes.end() && hole->start < range.end; ++hole) {
+    if (hole->start > range.start) out->push_back({range.start, hole->start});
+    range.start = std::min(hole->end, range.end);
+  }
+  if (!range.empty()) out->push_back(range);
 }
 
 }  // namespace
 
 AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressRange>& excluded) {
-  std::vector<AddressRange> holes = excluded;
-  std::sort(holes.begin(), holes.end(),
-            [](AddressRange a, AddressRange b) { return a.start < b.start; });
+  const std::vector<AddressRange> holes = Disjoint(excluded);
   AddressMap result;
   AddressRange guard{};
   Mapping mapping;           // the last one read
@@ -94,7 +107,10 @@ AddressMap AddressMap::Parse(absl::string_view smaps, const std::vector<AddressR
   for (absl::string_view line : absl::StrSplit(smaps, '\n', absl::SkipEmpty())) {
     constexpr absl::string_view kFlags = "VmFlags:";
     if (absl::ConsumePrefix(&line, kFlags)) {
-      if (ForbiddenFlags(line)) candidate = {};
+      if (ForbiddenFlags(line)) {
+        if (!candidate.empty()) result.forbidden_.push_back(candidate);
+        candidate = {};
+      }
       if (absl::StrContains(line, " um")) result.registered_.push_back(fresh);
       continue;
     }

@@ -36,6 +36,9 @@ class AddressMap {
   // The whole mappings that those ranges lie in, ascending. Two overlap if the process changed them
   // while the file was read; the first that ends after an address of a range is that range's.
   const std::vector<AddressRange>& mappings() const { return mappings_; }
+  // What is not eligible for its flags alone (locked, not copied as it is), ascending. Of a layout:
+  // nothing.
+  const std::vector<AddressRange>& forbidden() const { return forbidden_; }
   // What is registered with a userfaultfd for missing pages, ascending, eligible or not.
   const std::vector<AddressRange>& registered() const { return registered_; }
 
@@ -45,6 +48,7 @@ class AddressMap {
 
   std::vector<AddressRange> eligible_;
   std::vector<AddressRange> mappings_;
+  std::vector<AddressRange> forbidden_;
   std::vector<AddressRange> registered_;
 };
 

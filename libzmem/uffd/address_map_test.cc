@@ -123,6 +123,7 @@ TEST(AddressMap, FlagsAreThoseOfTheMappingAboveThem) {
           Smap("7f0000300000-7f0000400000 rw-p 00000000 fe:00 77  /a file", "rd wr um"),
       {});
   EXPECT_EQ(map.eligible(), (Ranges{{0x7f0000100000, 0x7f0000200000}}));
+  EXPECT_EQ(map.forbidden(), (Ranges{{0x7f0000000000, 0x7f0000100000}}));
   EXPECT_EQ(map.registered(),
             (Ranges{{0x7f0000100000, 0x7f0000200000}, {0x7f0000300000, 0x7f0000400000}}));
 }
