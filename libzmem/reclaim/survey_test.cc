@@ -68,7 +68,7 @@ TEST_F(SurveyTest, ASurveyHasWhatIsPresentAndMayBeTaken) {
   EXPECT_FALSE(surveyor_.IsRegistered(survey->chunks[0]));
 }
 
-TEST_F(SurveyTest, WhatIsLockedIsSeenByTheLayoutUntilItIsJudged) {
+TEST_F(SurveyTest, WhatAForkWouldNotCopyIsSeenByTheLayoutUntilItIsJudged) {
   Touch(5);
   Touch(6);
   Touch(2 * kPagesPerChunk + 7);
@@ -78,7 +78,7 @@ TEST_F(SurveyTest, WhatIsLockedIsSeenByTheLayoutUntilItIsJudged) {
     return survey.ok() ? survey->chunks : std::vector<Candidate>();
   };
   EXPECT_EQ(CountPages(look()), 3u);
-  ASSERT_EQ(mlock(memory_->data(6), kPageBytes), 0);
+  ASSERT_EQ(madvise(memory_->data(6), kPageBytes, MADV_DONTFORK), 0);
   std::vector<Candidate> candidates = look();
   EXPECT_EQ(CountPages(candidates), 3u);
   ASSERT_EQ(candidates.size(), 2u);
@@ -88,7 +88,7 @@ TEST_F(SurveyTest, WhatIsLockedIsSeenByTheLayoutUntilItIsJudged) {
   EXPECT_TRUE(candidates[1].pages.Has(7));
   EXPECT_EQ(CountPages(candidates), 2u);
   EXPECT_EQ(CountPages(look()), 2u) << "remembered";
-  ASSERT_EQ(munlock(memory_->data(6), kPageBytes), 0);
+  ASSERT_EQ(madvise(memory_->data(6), kPageBytes, MADV_DOFORK), 0);
   int looks = 0;
   for (; looks < 20 && CountPages(look()) == 2; ++looks) {
   }
