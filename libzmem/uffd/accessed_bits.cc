@@ -85,19 +85,19 @@ class BpfAccessedBits final : public AccessedBits {
 
  private:
   // The kernel stops at a mapping that is locked, or of another kind; what lies around it is
-  // reached by halves. What cannot be cleared in so many calls is seen when it is read again.
+  // reached by halves, the large ones first. What cannot be cleared in so many calls is seen when
+  // it is read again.
   static void ClearParts(int pidfd, AddressRange range) {
-    constexpr int kMostCalls = 64;
+    constexpr size_t kMostCalls = 64;
     std::vector<AddressRange> parts = {range};
-    for (int calls = 0; calls < kMostCalls && !parts.empty(); ++calls) {
-      AddressRange part = parts.back();
-      parts.pop_back();
+    for (size_t call = 0; call < kMostCalls && call < parts.size(); ++call) {
+      AddressRange part = parts[call];
       iovec vector{reinterpret_cast<void*>(part.start), part.bytes()};
       bool is_clear = syscall(SYS_process_madvise, pidfd, &vector, 1, MADV_COLD, 0) >= 0;
       if (is_clear || errno != EINVAL || part.pages() <= 1) continue;
       Address middle = part.start + part.pages() / 2 * kPageBytes;
-      parts.push_back({middle, part.end});
       parts.push_back({part.start, middle});
+      parts.push_back({middle, part.end});
     }
   }
 

@@ -88,6 +88,18 @@ TEST_F(AccessedBitsTest, ClearsTheRangeAlone) {
   }
 }
 
+TEST_F(AccessedBitsTest, ClearsWhatLiesBehindLockedMemory) {
+  constexpr size_t kLocked = 100;
+  constexpr size_t kPages = 4 * kPagesPerChunk;
+  for (size_t page = 0; page < kPages; ++page) Touch(page);
+  // Not by mlock, which the sanitizers leave out.
+  ASSERT_EQ(syscall(SYS_mlock, memory_.data(0), kLocked * kPageBytes), 0);
+  Clear(memory_.pages(0, kPages));
+  std::vector<size_t> accessed = Accessed();
+  auto behind = std::lower_bound(accessed.begin(), accessed.end(), 2 * kLocked);
+  EXPECT_LE(static_cast<size_t>(accessed.end() - behind), kMostKept);
+}
+
 TEST_F(AccessedBitsTest, HugePagesAreAccessedAsAWhole) {
   ASSERT_EQ(madvise(memory_.data(0), kChunkBytes, MADV_HUGEPAGE), 0);
   Touch(7);
